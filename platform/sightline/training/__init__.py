@@ -1,0 +1,1 @@
+"""Losses, the shared-prefix forward, collation and LoRA; plain torch, no Ray."""
