@@ -1,0 +1,1 @@
+"""Everything that knows Ray, DeepSpeed or MLflow: sessions, sharded runs, training, tracking."""

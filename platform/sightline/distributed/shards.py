@@ -1,0 +1,392 @@
+"""Run a worker over many rows in shards that survive any kill.
+
+The rows are cut into deterministic shards. A Ray actor holds the worker (and its
+model) and is handed shard after shard; it commits each by itself: a parquet part,
+renamed into place, then a `_SUCCESS` file with row count and id hash. A run that was
+killed and started again does the shards that lack one, so it loses nothing, repeats
+nothing, and redoes at most the shard that each worker was busy with. Ray Data
+schedules; only shard numbers and counts pass through the driver, never pixels.
+
+`ray=False` runs the same code in a plain for-loop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from sightline.distributed.storage import Storage
+from sightline.errors import DataError, StorageError
+
+PLAN = "plan.json"
+MANIFEST = "manifest.parquet"
+ERRORS = "errors.parquet"
+_ERRORS_SCHEMA = pa.schema([("row_id", pa.string()), ("image_uri", pa.string()), ("error", pa.string())])
+
+
+class Worker(Protocol):
+    """`__init__(config)` loads; the call maps columns to columns.
+
+    Every input row's id must come back at least once. A row that failed has a
+    non-empty text in the column `error`; it is listed in `errors.parquet` and its
+    other columns are ignored.
+    """
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ShardedRun:
+    """A finished run. `resumed` shards were found done; `errors` rows failed."""
+
+    storage: Storage
+    parts: tuple[str, ...]
+    rows: int
+    errors: int
+    shards: int
+    resumed: int
+    elapsed_s: float
+
+    def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """The parts, one table at a time, in the order of the input."""
+        for part in self.parts:
+            yield self.storage.read_table(part, columns)
+
+    def table(self, columns: list[str] | None = None) -> pa.Table:
+        return pa.concat_tables(self.tables(columns), promote_options="permissive")
+
+    def error_rows(self) -> list[dict[str, str]]:
+        return self.storage.read_table(ERRORS).to_pylist()
+
+
+def run_sharded(
+    rows: Sequence[Mapping[str, Any]] | pa.Table,
+    worker_cls: type,
+    worker_config: Any,
+    out_dir: str | Any,
+    *,
+    shard_rows: int = 256,
+    batch_size: int = 32,
+    workers: int = 1,
+    cpus_per_worker: float = 1.0,
+    gpus_per_worker: float = 0.0,
+    id_column: str = "row_id",
+    group_column: str | None = None,
+    identity: Mapping[str, Any] | None = None,
+    ray: bool = True,
+    describe: str = "",
+) -> ShardedRun:
+    """Map `worker_cls(worker_config)` over `rows` into parquet parts in `out_dir`.
+
+    `batch_size` rows at a time reach the worker; rows that share `group_column` stay
+    in one batch and one shard (so groups may exceed both sizes). `identity` is what
+    the output depends on (model hash, settings): a folder that holds a run of another
+    identity, or over other rows, is refused with `StorageError`. Batch size, workers
+    and resources are no part of it. `describe` labels the progress line; "" hides it.
+    """
+    started = time.monotonic()
+    storage = Storage.at(out_dir)
+    table, bounds = _arrange(rows, id_column, group_column, shard_rows)
+    _agree_on_plan(storage, _plan(table, shard_rows, len(bounds), id_column, worker_cls, identity or {}))
+    done = _finished(storage, len(bounds))
+    pending = [i for i in range(len(bounds)) if i not in done]
+    if pending:
+        # Input rows on shared storage, one row group a shard, so that actors read only theirs.
+        if not storage.exists(MANIFEST):
+            storage.write_row_groups(MANIFEST, (table[a:b] for a, b in bounds), table.schema)
+        arguments = (worker_cls, worker_config, storage, batch_size, id_column, group_column)
+        if ray:
+            summaries = _with_ray(arguments, pending, workers, cpus_per_worker, gpus_per_worker)
+        else:
+            summaries = _in_loop(arguments, pending)
+        lengths = [stop - start for start, stop in bounds]
+        _follow(summaries, total=len(table), done=sum(lengths[i] for i in done), describe=describe)
+    return _close(storage, len(bounds), resumed=len(done), started=started)
+
+
+class ShardRunner:
+    """Holds one loaded worker and commits shards with it. This is what Ray's actors are."""
+
+    def __init__(
+        self,
+        worker_cls: type,
+        worker_config: Any,
+        storage: Storage,
+        batch_size: int,
+        id_column: str,
+        group_column: str | None,
+    ):
+        self._worker: Worker = worker_cls(worker_config)
+        self._storage = storage
+        self._batch_size = batch_size
+        self._id_column = id_column
+        self._group_column = group_column
+        self._manifest: Any = None
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        counts = [self.commit(int(shard)) for shard in batch["shard"]]
+        return {"rows": np.asarray(counts, dtype=np.int64)}
+
+    def commit(self, shard: int) -> int:
+        """Work through one shard and make it durable; returns its number of input rows.
+
+        A shard found done (its worker died just after committing) is left alone.
+        """
+        if self._manifest is None:
+            self._manifest = self._storage.open_parquet(MANIFEST)
+        inputs = self._manifest.read_row_group(shard)
+        if not self._storage.exists(_success_name(shard)):
+            outputs, errors = self._work(inputs)
+            size = self._storage.write_table(_part_name(shard), outputs)
+            self._storage.write_json(
+                _success_name(shard),
+                {
+                    "rows_in": len(inputs),
+                    "rows_out": len(outputs),
+                    "bytes": size,
+                    "id_hash": _hash_ids(inputs[self._id_column]),
+                    "errors": errors,
+                },
+            )
+        return len(inputs)
+
+    def _work(self, inputs: pa.Table) -> tuple[pa.Table, list[dict[str, str]]]:
+        parts, errors = [], []
+        for start, stop in _cut(_group_starts(inputs, self._group_column), len(inputs), self._batch_size):
+            batch = {name: inputs[name][start:stop].to_numpy() for name in inputs.column_names}
+            good, bad = self._split(batch, self._worker(dict(batch)))
+            parts.append(good)
+            errors += bad
+        return pa.concat_tables(parts, promote_options="permissive"), errors
+
+    def _split(
+        self, batch: dict[str, np.ndarray], result: dict[str, np.ndarray]
+    ) -> tuple[pa.Table, list[dict[str, str]]]:
+        """The rows that worked, and a record for each that did not."""
+        ids = [str(i) for i in result[self._id_column]]
+        asked = {str(i): n for n, i in enumerate(batch[self._id_column])}
+        if set(ids) != set(asked):
+            raise DataError(
+                expected=f"{type(self._worker).__name__} to return every row id it was given and no other",
+                got=f"{len(set(asked) - set(ids))} missing, {len(set(ids) - set(asked))} unknown",
+                hint="report failed rows in the column `error` instead of dropping them",
+            )
+        texts = [str(e or "") for e in result["error"]] if "error" in result else [""] * len(ids)
+        uris = batch.get("image_uri", np.full(len(asked), ""))
+        failed = {i: text for i, text in zip(ids, texts, strict=True) if text}
+        errors = [{"row_id": i, "image_uri": str(uris[asked[i]]), "error": t} for i, t in failed.items()]
+        columns = {name: _arrow(values) for name, values in result.items() if name != "error"}
+        keep = pa.array([i not in failed for i in ids], pa.bool_())
+        return pa.table(columns).filter(keep), errors
+
+
+# --- the plan: which rows belong to which shard, and what the folder holds -------------
+
+
+def _arrange(
+    rows: Sequence[Mapping[str, Any]] | pa.Table, id_column: str, group_column: str | None, shard_rows: int
+) -> tuple[pa.Table, list[tuple[int, int]]]:
+    """Rows in order (groups pulled together), and the [start, stop) of every shard."""
+    table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist([dict(row) for row in rows])
+    if len(table) == 0:
+        raise DataError(expected="at least one row", got="none", hint="check the dataset and its split")
+    ids = table[id_column].to_pylist()
+    if len(set(ids)) < len(ids):
+        seen: set[Any] = set()
+        twice = next(i for i in ids if i in seen or seen.add(i))
+        raise DataError(expected=f"a unique {id_column} in every row", got=f"{twice!r} more than once")
+    if group_column is not None:
+        first: dict[Any, int] = {}
+        order = [first.setdefault(g, n) for n, g in enumerate(table[group_column].to_pylist())]
+        table = table.take(np.argsort(np.asarray(order), kind="stable"))
+    return table, list(_cut(_group_starts(table, group_column), len(table), shard_rows))
+
+
+def _group_starts(table: pa.Table, group_column: str | None) -> Iterable[int]:
+    """Row numbers at which a cut is allowed."""
+    if group_column is None:
+        return range(len(table))
+    groups = table[group_column].to_pylist()
+    return [n for n in range(len(groups)) if n == 0 or groups[n] != groups[n - 1]]
+
+
+def _cut(starts: Iterable[int], total: int, size: int) -> Iterator[tuple[int, int]]:
+    """Ranges of at least `size` rows, cut only at `starts`; the last may be shorter."""
+    begin = 0
+    for start in starts:
+        if start - begin >= size:
+            yield begin, start
+            begin = start
+    if begin < total:
+        yield begin, total
+
+
+def _plan(
+    table: pa.Table,
+    shard_rows: int,
+    shards: int,
+    id_column: str,
+    worker_cls: type,
+    identity: Mapping[str, Any],
+) -> dict[str, Any]:
+    return {
+        "worker": f"{worker_cls.__module__}:{worker_cls.__qualname__}",
+        "identity": json.loads(json.dumps(dict(identity), sort_keys=True, default=str)),
+        "rows": len(table),
+        "rows_hash": _hash_rows(table),
+        "id_hash": _hash_ids(table[id_column]),
+        "shard_rows": shard_rows,
+        "shards": shards,
+    }
+
+
+def _agree_on_plan(storage: Storage, plan: dict[str, Any]) -> None:
+    """Write the plan, or refuse a folder that holds a run of another one."""
+    if not storage.exists(PLAN):
+        storage.write_json(PLAN, plan)
+        return
+    before, now = _flat(storage.read_json(PLAN)), _flat(plan)
+    changed = [
+        f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
+        for key in sorted(before | now)
+        if before.get(key) != now.get(key)
+    ]
+    if changed:
+        raise StorageError(
+            expected=f"{storage.uri} to be empty or to hold this same run",
+            got="another one (" + "; ".join(changed[:6]) + ")",
+            hint="choose another run.name, or delete that folder to start afresh",
+        )
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {k: v for key, x in value.items() for k, v in _flat(x, f"{prefix}.{key}".strip(".")).items()}
+
+
+def _finished(storage: Storage, shards: int) -> set[int]:
+    """Shards whose success file agrees with the part beside it; a damaged one is redone."""
+    sizes = storage.sizes()
+    done = set()
+    for shard in range(shards):
+        if _success_name(shard) not in sizes:
+            continue
+        if storage.read_json(_success_name(shard))["bytes"] == sizes.get(_part_name(shard)):
+            done.add(shard)
+        else:
+            storage.delete(_success_name(shard))
+    return done
+
+
+def _part_name(shard: int) -> str:
+    return f"part-{shard:06d}.parquet"
+
+
+def _success_name(shard: int) -> str:
+    return f"part-{shard:06d}._SUCCESS.json"
+
+
+def _hash_ids(ids: pa.ChunkedArray) -> str:
+    digest = hashlib.sha256()
+    for value in ids.to_pylist():
+        digest.update(f"{value}\n".encode())
+    return digest.hexdigest()
+
+
+def _hash_rows(table: pa.Table) -> str:
+    digest = hashlib.sha256()
+    for row in table.to_pylist():
+        digest.update(json.dumps(row, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
+def _arrow(values: Any) -> pa.Array:
+    """A column as Arrow, with strings and lists (object arrays) typed by their content."""
+    array = np.asarray(values) if not isinstance(values, np.ndarray) else values
+    return pa.array(array.tolist() if array.dtype == object or array.ndim > 1 else array)
+
+
+# --- execution --------------------------------------------------------------------------
+
+
+def _in_loop(arguments: tuple[Any, ...], pending: list[int]) -> Iterator[int]:
+    runner = ShardRunner(*arguments)
+    for shard in pending:
+        yield runner.commit(shard)
+
+
+def _with_ray(
+    arguments: tuple[Any, ...], pending: list[int], workers: int, cpus: float, gpus: float
+) -> Iterator[int]:
+    """One Ray Data pipeline over all pending shards; yields input rows per finished shard."""
+    import ray.data
+    from ray.exceptions import RayTaskError, UserCodeException
+
+    from sightline.distributed.session import connect
+
+    connect(workers=workers, cpus_per_worker=cpus, gpus_per_worker=gpus)
+    size = min(workers, len(pending))
+    # One row and one block a shard: blocks are what Ray Data schedules and retries.
+    shards = ray.data.from_items([{"shard": s} for s in pending], override_num_blocks=len(pending))
+    committed = shards.map_batches(
+        ShardRunner,
+        fn_constructor_args=arguments,
+        batch_size=1,
+        batch_format="numpy",
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=size, initial_size=size),
+        num_cpus=cpus,
+        num_gpus=gpus,
+    )
+    try:
+        for row in committed.iter_rows():
+            yield int(row["rows"])
+    except (RayTaskError, UserCodeException) as error:
+        raise _cause(error) from error
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Our own error under Ray's wrapping, so that the user reads the sentence written for him."""
+    from sightline.errors import SightlineError
+
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, SightlineError):
+            return inner
+        inner = getattr(inner, "cause", None) or inner.__cause__
+    return error
+
+
+def _follow(summaries: Iterator[int], *, total: int, done: int, describe: str) -> None:
+    """Consume the run, with one line of progress: done of total, rate, time left."""
+    from tqdm import tqdm
+
+    with tqdm(
+        total=total, initial=done, desc=describe, unit="row", disable=not describe, dynamic_ncols=True
+    ) as bar:
+        for rows in summaries:
+            bar.update(rows)
+
+
+def _close(storage: Storage, shards: int, *, resumed: int, started: float) -> ShardedRun:
+    """Check that every shard is there, and gather the failed rows into one file."""
+    successes = [storage.read_json(_success_name(shard)) for shard in range(shards)]
+    errors = [row for success in successes for row in success["errors"]]
+    storage.write_table(ERRORS, pa.Table.from_pylist(errors, schema=_ERRORS_SCHEMA))
+    storage.clear_temporary()
+    return ShardedRun(
+        storage=storage,
+        parts=tuple(_part_name(shard) for shard in range(shards)),
+        rows=sum(success["rows_out"] for success in successes),
+        errors=len(errors),
+        shards=shards,
+        resumed=resumed,
+        elapsed_s=time.monotonic() - started,
+    )
