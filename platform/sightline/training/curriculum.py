@@ -1,0 +1,147 @@
+"""What the reference VLM is shown, and when: the data side of its pre-training.
+
+Every scene becomes one packed sequence (`branches`): the image is the prefix, and each
+question with its answer is a branch. The share of each kind of branch changes by phase,
+because existence is learnt only when it dominates at first, and is not learnt at all from
+an even mixture. This file knows texts and token ids, not models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from sightline.training.branches import Packed, pack
+from sightline.world import captions, questions
+from sightline.world.nouns import COLORS, NOUNS
+from sightline.world.questions import CAPTION_QUESTION, Question
+from sightline.world.render import render
+from sightline.world.scenes import Scene, sample
+
+Encode = Callable[[str], list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """From step `until` backwards to the previous phase: how many branches of each kind a scene has."""
+
+    name: str
+    until: float
+    """Share of all steps at which the phase ends, 0 to 1."""
+    existence: int
+    attributes: int
+    captions: int
+    references: int
+    """Existence questions below a `Reference:` text."""
+
+
+PHASES = (
+    Phase("existence", 0.30, existence=10, attributes=2, captions=0, references=0),
+    Phase("mixture", 0.60, existence=6, attributes=4, captions=1, references=0),
+    Phase("references", 1.00, existence=5, attributes=3, captions=1, references=2),
+)
+REFERENCE_ODDS = {"true": 0.65, "unrelated": 0.2, "misleading": 0.15}
+"""What stands under `Reference:` in training: mostly the truth, so the model comes to trust it."""
+
+
+def phase_at(step: int, steps: int) -> Phase:
+    """The phase of step `step` of `steps`."""
+    return next(phase for phase in PHASES if step < phase.until * steps or phase is PHASES[-1])
+
+
+class Curriculum:
+    """Packs scenes into training sequences; deterministic in (seed, index).
+
+    `encode` maps text to token ids without special tokens; `prefix` are the ids of the
+    opening turn up to and including the image; `middle` those between question and
+    answer; `end` those after the answer.
+    """
+
+    def __init__(self, encode: Encode, prefix: list[int], middle: list[int], end: list[int]):
+        self._encode, self._prefix, self._middle, self._end = encode, prefix, middle, end
+        self._known: dict[str, list[int]] = {}
+
+    def batch(self, seed: int, indices: range, phase: Phase) -> tuple[list[Packed], np.ndarray, np.ndarray]:
+        """Sequences, pixels (B, 3, S, S) in [-1, 1], and the multi-hot of what is there (B, nouns + colours)."""
+        scenes = [sample(seed, index) for index in indices]
+        packed = [
+            self.pack(self.ask(scene, np.random.default_rng([*scene.seed, 5]), phase)) for scene in scenes
+        ]
+        return packed, pixels(scenes), np.stack([present(scene) for scene in scenes])
+
+    def ask(self, scene: Scene, rng: np.random.Generator, phase: Phase) -> list[tuple[str, str]]:
+        """The (question, answer) texts of one scene."""
+        asked = [(q.text, q.answer) for q in _existence(scene, rng, phase.existence)]
+        attributes: list[Question | None] = [
+            maker(scene, rng)
+            for _, maker in zip(range(phase.attributes), _attribute_makers(rng), strict=False)
+        ]
+        asked += [(q.text, q.answer) for q in attributes if q]
+        asked += [(CAPTION_QUESTION, captions.annotated(scene, rng)) for _ in range(phase.captions)]
+        for question in _existence(scene, rng, phase.references):
+            asked.append((f"Reference: {reference(scene, question, rng)}\n{question.text}", question.answer))
+        return asked
+
+    def pack(self, asked: list[tuple[str, str]]) -> Packed:
+        """One sequence: the image, then a branch a question; only answers and turn ends are scored."""
+        prompts = [self._ids(question) + self._middle for question, _ in asked]
+        answers = [self._ids(" " + answer) + self._end for _, answer in asked]
+        branches = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
+        return pack(self._prefix, branches, scored_from=[len(prompt) for prompt in prompts])
+
+    def _ids(self, text: str) -> list[int]:
+        if len(text) > 60:  # captions and references hardly ever come back
+            return self._encode(text)
+        if text not in self._known:
+            self._known[text] = self._encode(text)
+        return self._known[text]
+
+
+def reference(scene: Scene, question: Question, rng: np.random.Generator) -> str:
+    """A text to show with the question: of this scene, of another one, or wrong about the asked noun."""
+    kind = rng.choice(list(REFERENCE_ODDS), p=list(REFERENCE_ODDS.values()))
+    if kind == "true":
+        return captions.faithful(scene)
+    wanted = {"unrelated": None, "misleading": question.answer == "No."}[kind]
+    return other_caption(scene, question.noun, rng, wanted)
+
+
+def other_caption(scene: Scene, noun: str, rng: np.random.Generator, has_noun: bool | None) -> str:
+    """The caption of another scene of the same context that has / lacks the noun (None: any scene)."""
+    while True:
+        other = sample(scene.seed[0] + 1_000_000, int(rng.integers(2**31)))
+        if has_noun is None or (noun in other.objects) == has_noun:
+            return captions.faithful(other)
+
+
+def pixels(scenes: list[Scene]) -> np.ndarray:
+    """Pictures as the processor would give them: (B, 3, S, S) float32 in [-1, 1]."""
+    images = np.stack([np.asarray(render(scene)) for scene in scenes])
+    return (images.transpose(0, 3, 1, 2).astype(np.float32) / 255 - 0.5) / 0.5
+
+
+def present(scene: Scene) -> np.ndarray:
+    """1.0 for each noun (then colour) that is in the scene, else 0.0."""
+    colors = {item.color for item in scene.items}
+    return np.array(
+        [noun in scene.objects for noun in NOUNS] + [color in colors for color in COLORS], dtype=np.float32
+    )
+
+
+def _existence(scene: Scene, rng: np.random.Generator, count: int) -> list[Question]:
+    """`count` questions: as many present as absent nouns, as far as there are enough."""
+    order = rng.permutation(len(scene.objects))
+    there = [scene.objects[i] for i in order][: (count + int(rng.integers(2))) // 2]
+    nouns = there + questions.random_absent(scene, rng, count - len(there))
+    return [questions.existence(scene, noun) for noun in nouns]
+
+
+def _attribute_makers(rng: np.random.Generator) -> Iterator[Callable[..., Question | None]]:
+    """Colour, count and relation in turn, from a random start; colour twice as often."""
+    makers = (questions.color, questions.count, questions.color, questions.relation)
+    start = int(rng.integers(4))
+    while True:
+        yield makers[start % 4]
+        start += 1
