@@ -1,0 +1,78 @@
+# Every target sets up what it needs: Python 3.11, make and git are enough.
+#
+#   make demo              mine, train and measure on the embedded world -> runs/demo/report.html
+#   make test              unit tests, then integration tests on a local Ray
+#   make check             lint, format check, types
+#   make bench NAME=dpo    one benchmark of tests/bench; its last line is one JSON object
+#   make clean             remove .venv and caches; runs/ stays
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+BENCHES := $(patsubst tests/bench/bench_%.py,%,$(wildcard tests/bench/bench_*.py))
+
+# No accounts, no telemetry, no downloads. Ray 2.60 turns on token authentication unless told.
+export RAY_AUTH_MODE ?= disabled
+export RAY_USAGE_STATS_ENABLED ?= 0
+export HF_HUB_OFFLINE ?= 1
+export HF_HUB_DISABLE_TELEMETRY ?= 1
+export DO_NOT_TRACK ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+# torch comes first: deepspeed's setup.py imports it, which is also why build isolation is off.
+# DS_BUILD_OPS=0: its kernels are compiled on first use, not now. GPUs are hidden while installing,
+# because on a machine with a GPU and no CUDA toolkit the same setup.py stops with
+# MissingCUDAException; nothing it records then is read while no kernel is prebuilt.
+LOG := $(VENV)/install.log
+define pip
+DS_BUILD_OPS=0 CUDA_VISIBLE_DEVICES= $(BIN)/python -m pip --disable-pip-version-check \
+install --progress-bar off -c constraints.txt $(1) >>$(LOG) 2>&1 \
+|| { tail -n 25 $(LOG); echo "setup: failed; the whole story is in $(LOG)"; exit 1; }
+endef
+
+.PHONY: help setup demo test test-unit test-integration check bench clean
+
+help:
+	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "setup: $(PYTHON) not found; set PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "setup 1/3: a virtual environment in $(VENV) ($$($(PYTHON) --version))"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "setup 2/3: torch (about a minute)"
+	@: > $(LOG); $(call pip,torch setuptools wheel ninja)
+	@echo "setup 3/3: everything else (two to four minutes; details in $(LOG))"
+	@$(call pip,--no-build-isolation -e ".[dev]")
+	@touch $@
+	@echo "setup: ready"
+
+demo: $(READY)
+	@$(BIN)/python jobs/dpo.py run.name=demo
+
+test: test-unit test-integration
+
+test-unit: $(READY)
+	@$(BIN)/python -m pytest tests/unit $(ARGS)
+
+test-integration: $(READY)
+	@$(BIN)/python -m pytest tests/integration $(ARGS)
+
+check: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(READY)
+	@test -f "tests/bench/bench_$(NAME).py" || { echo "bench: NAME=$(NAME) is not one of: $(BENCHES)"; exit 2; }
+	@$(BIN)/python tests/bench/bench_$(NAME).py
+
+clean:
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache platform/sightline.egg-info
+	find platform jobs tests -name __pycache__ -type d -prune -exec rm -rf {} +
