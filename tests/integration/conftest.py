@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
+# Ray's workers, and the drivers that tests start and kill, import the workers of these files.
+_folders = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _folders))
 
 
 @pytest.fixture(scope="session")

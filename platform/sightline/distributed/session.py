@@ -98,14 +98,13 @@ def _arguments(address: str | None, dashboard: bool) -> dict[str, Any]:
     shared = {"log_to_driver": True, "logging_level": logging.WARNING}
     if address is not None:
         return {"address": address, **shared}
-    # Ray 2.60 switches token authentication on for fresh clusters unless told; a private
-    # cluster listens on the loopback interface only, so it needs none.
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    # Said aloud because Ray's default changed in 2.60: the ports of a private cluster may be
+    # reachable from outside, so only holders of the user's own token (~/.ray) may use them.
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
     return {
         "address": "local",
         "num_cpus": max(MIN_LOCAL_CPUS, os.cpu_count() or 1),
         "include_dashboard": dashboard,
-        "_node_ip_address": "127.0.0.1",
         **shared,
     }
 
@@ -129,5 +128,9 @@ def _quiet() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    # Errors keep their type on the way from a worker to the caller.
+    context.raise_original_map_exception = True
     for name in ("ray.data", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It would tell the user how to switch the boards back on.
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)

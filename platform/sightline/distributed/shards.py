@@ -17,13 +17,15 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from sightline.distributed.storage import Storage
-from sightline.errors import DataError, StorageError
+from sightline.errors import DataError, SightlineError, StorageError
 
 PLAN = "plan.json"
 MANIFEST = "manifest.parquet"
@@ -123,12 +125,21 @@ class ShardRunner:
         id_column: str,
         group_column: str | None,
     ):
-        self._worker: Worker = worker_cls(worker_config)
+        self._worker_cls, self._worker_config = worker_cls, worker_config
         self._storage = storage
         self._batch_size = batch_size
         self._id_column = id_column
         self._group_column = group_column
-        self._manifest: Any = None
+
+    # Both are opened with the first shard, not in `__init__`: an error there would reach the
+    # caller as "the actor died", without its type, after three more tries to load the model.
+    @cached_property
+    def _worker(self) -> Worker:
+        return self._worker_cls(self._worker_config)
+
+    @cached_property
+    def _manifest(self) -> pq.ParquetFile:
+        return self._storage.open_parquet(MANIFEST)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         counts = [self.commit(int(shard)) for shard in batch["shard"]]
@@ -139,8 +150,6 @@ class ShardRunner:
 
         A shard found done (its worker died just after committing) is left alone.
         """
-        if self._manifest is None:
-            self._manifest = self._storage.open_parquet(MANIFEST)
         inputs = self._manifest.read_row_group(shard)
         if not self._storage.exists(_success_name(shard)):
             outputs, errors = self._work(inputs)
@@ -237,7 +246,7 @@ def _plan(
     identity: Mapping[str, Any],
 ) -> dict[str, Any]:
     return {
-        "worker": f"{worker_cls.__module__}:{worker_cls.__qualname__}",
+        "worker": worker_cls.__qualname__,
         "identity": json.loads(json.dumps(dict(identity), sort_keys=True, default=str)),
         "rows": len(table),
         "rows_hash": _hash_rows(table),
@@ -328,7 +337,7 @@ def _with_ray(
 ) -> Iterator[int]:
     """One Ray Data pipeline over all pending shards; yields input rows per finished shard."""
     import ray.data
-    from ray.exceptions import RayTaskError, UserCodeException
+    from ray.exceptions import RayTaskError
 
     from sightline.distributed.session import connect
 
@@ -348,20 +357,11 @@ def _with_ray(
     try:
         for row in committed.iter_rows():
             yield int(row["rows"])
-    except (RayTaskError, UserCodeException) as error:
-        raise _cause(error) from error
-
-
-def _cause(error: BaseException) -> BaseException:
-    """Our own error under Ray's wrapping, so that the user reads the sentence written for him."""
-    from sightline.errors import SightlineError
-
-    inner: BaseException | None = error
-    while inner is not None:
-        if isinstance(inner, SightlineError):
-            return inner
-        inner = getattr(inner, "cause", None) or inner.__cause__
-    return error
+    except RayTaskError as error:
+        # The worker's own error, so that the user reads the sentence that was written for him.
+        if isinstance(error.cause, SightlineError):
+            raise error.cause from error
+        raise
 
 
 def _follow(summaries: Iterator[int], *, total: int, done: int, describe: str) -> None:
