@@ -123,6 +123,12 @@ def test_short_answers():
     tallied = short_answer.tally(["Red.", "blue", ""], ["red", "red", "red"])
     assert tallied["accuracy"].value == pytest.approx(1 / 3)
     assert tallied["empty_rate"].value == pytest.approx(1 / 3)
+    sentences = ["The couch is red.", "Red or blue.", "It is blue."]
+    assert short_answer.tally(sentences, ["Red.", "Red.", "Blue."])["accuracy"].numerator_N.tolist() == [
+        1,
+        0,
+        1,
+    ]
     assert math.isnan(short_answer.tally([], [])["accuracy"].value)
     with pytest.raises(DataError, match="answers"):
         short_answer.tally(["a"], [])

@@ -2,9 +2,34 @@
 
 from __future__ import annotations
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from sightline.config.base import Frozen
+
+
+class GateConfig(Frozen):
+    """When a trained model may replace the one before: hallucination fell, nothing else broke.
+
+    A fall counts when the whole interval of the difference is below 0. A margin is the
+    most that a score may get worse, judged by its point estimate.
+    """
+
+    must_fall: tuple[str, ...] = ("pope_adversarial.false_yes_rate", "caption.chair_s")
+    """Scores of hallucination that must fall, each as `benchmark.metric`."""
+    need: Literal["all", "any"] = "all"
+    """Whether all of them must fall, or one is enough."""
+    accuracy_margin: NonNegativeFloat = 0.02
+    """Largest tolerated loss of accuracy or F1 on any benchmark (0.02 = 2 points)."""
+    recall_margin: NonNegativeFloat = 0.02
+    """Largest tolerated loss of caption recall (0.02 = 2 points)."""
+    length_margin: NonNegativeFloat = 0.25
+    """Largest tolerated loss of caption length, as a share of the length before."""
+    hallucination_margin: NonNegativeFloat = 0.01
+    """Largest tolerated rise of any other score of hallucination (0.01 = 1 point)."""
+    unparsed_margin: NonNegativeFloat = 0.01
+    """Largest tolerated rise of the share of answers that are empty or cannot be read."""
 
 
 class EvaluationConfig(Frozen):
@@ -18,9 +43,19 @@ class EvaluationConfig(Frozen):
     """How many of the images are described at length."""
     max_new_tokens: PositiveInt = 96
     """Longest caption, in tokens."""
+    short_answer_tokens: PositiveInt = 16
+    """Longest answer to a question that is no caption, in tokens."""
     batch_size: PositiveInt = 32
     """Prompts generated together."""
+    shard_rows: PositiveInt = 512
+    """Prompts a shard; at most this much is redone by a worker that was killed."""
+    parser: Literal["official", "strict"] = "strict"
+    """How yes/no answers are read: POPE's released rule, or one that can say `unparsed`."""
     bootstrap: PositiveInt = 1000
     """Resamples (by image) behind each interval."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
     """Coverage of the intervals."""
+    gate: GateConfig = GateConfig()
+    """When the trained model is promoted."""
+    shown: NonNegativeInt = 12
+    """Example images in the report; 0 = none (for data that may not be copied)."""

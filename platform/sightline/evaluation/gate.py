@@ -1,0 +1,157 @@
+"""Promote or not: hallucination must have fallen for sure, and nothing else may have broken.
+
+Two kinds of rules. `must_fall`: the interval of the difference lies below 0.
+`margin`: the score got no worse than allowed (point estimate). A score that was
+defined before and is not any more breaks its margin. The decision names its rule.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from sightline.config.evaluation import GateConfig
+from sightline.errors import ConfigError
+from sightline.evaluation.scoring import METRICS, benchmark_label
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule and how it came out; `detail` is the sentence with the numbers."""
+
+    kind: Literal["must_fall", "margin"]
+    benchmark: str
+    metric: str
+    passed: bool
+    detail: str
+
+    @property
+    def name(self) -> str:
+        """`must_fall caption.chair_s`."""
+        return f"{self.kind} {self.benchmark}.{self.metric}"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`decided_by` is the rule that settled it: the first that failed, or `every rule`."""
+
+    promote: bool
+    decided_by: str
+    sentence: str
+    rules: tuple[Rule, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dicts and lists, as `report.json` holds them under `verdict`."""
+        return {
+            "promote": self.promote,
+            "decided_by": self.decided_by,
+            "sentence": self.sentence,
+            "rules": [asdict(rule) | {"name": rule.name} for rule in self.rules],
+        }
+
+
+def decide(comparison: Sequence[Mapping[str, Any]], settings: GateConfig | None = None) -> Decision:
+    """Judge a comparison (rows of `compare`). Raises ConfigError for a `must_fall` nobody measured."""
+    chosen = settings or GateConfig()
+    by_name = {f"{row['benchmark']}.{row['metric']}": row for row in comparison}
+    if missing := [name for name in chosen.must_fall if name not in by_name]:
+        raise ConfigError(
+            expected=f"evaluation.gate.must_fall among the measured scores ({', '.join(sorted(by_name))})",
+            got=", ".join(missing),
+        )
+    falls = [_fell(by_name[name]) for name in chosen.must_fall]
+    margins = [
+        rule
+        for name, row in by_name.items()
+        if name not in chosen.must_fall and (rule := _within_margin(row, chosen)) is not None
+    ]
+    enough = all(r.passed for r in falls) if chosen.need == "all" else any(r.passed for r in falls)
+    blocking = [r for r in falls if not r.passed] if not enough else [r for r in margins if not r.passed]
+    if blocking:
+        sentence = f"Not promoted: {blocking[0].detail}."
+        if len(blocking) > 1:
+            others = len(blocking) - 1
+            sentence += f" {others} other rule{'s' * (others > 1)} failed too."
+        return Decision(False, blocking[0].name, sentence, (*falls, *margins))
+    fallen = [r for r in falls if r.passed]
+    sentence = "Promoted: " + "; ".join(r.detail for r in fallen) + "; nothing else left its margin."
+    return Decision(True, "every rule", sentence, (*falls, *margins))
+
+
+def _fell(row: Mapping[str, Any]) -> Rule:
+    high = _number(row["ci_high"])
+    passed = high < 0  # False for nan: what is undefined did not fall
+    if math.isnan(high):
+        detail = f"{_label(row)} has no interval"
+    else:
+        detail = f"{_label(row)} {'fell' if passed else 'did not surely fall'}: {_change(row)}"
+    return Rule("must_fall", row["benchmark"], row["metric"], passed, detail)
+
+
+def _within_margin(row: Mapping[str, Any], gate: GateConfig) -> Rule | None:
+    """The margin rule of a score; None where it has none, or was undefined from the start."""
+    allowed = _margin(row, gate)
+    before, delta = _number(row["before"]), _number(row["delta"])
+    if allowed is None or math.isnan(before):
+        return None
+    if math.isnan(delta):
+        return Rule("margin", row["benchmark"], row["metric"], False, f"{_label(row)} became undefined")
+    lower_is_better = METRICS[row["metric"]].better == "lower"
+    worse = delta if lower_is_better else -delta
+    # Rounded, because 0.80 - 0.78 is a little more than 0.02.
+    passed = round(worse - allowed, 9) <= 0
+    limit = _amount(allowed, row["metric"], signed=False)
+    verb = "stayed within" if passed else "left"
+    detail = f"{_label(row)} {verb} its margin of {limit}: {_change(row)}"
+    return Rule("margin", row["benchmark"], row["metric"], passed, detail)
+
+
+def _margin(row: Mapping[str, Any], gate: GateConfig) -> float | None:
+    """The most this score may get worse, in its own unit; None = it may do as it likes."""
+    metric = row["metric"]
+    match metric:
+        case "accuracy" | "f1":
+            return gate.accuracy_margin
+        case "recall" if row["benchmark"] == "caption":
+            return gate.recall_margin
+        case "length":
+            return gate.length_margin * _number(row["before"])
+        case "unparsed_rate" | "empty_rate":
+            return gate.unparsed_margin
+        case _:
+            return gate.hallucination_margin if metric in METRICS and METRICS[metric].hallucination else None
+
+
+def _number(value: float | None) -> float:
+    """Rows read back from JSON hold None where nan was."""
+    return math.nan if value is None else value
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    label = METRICS[row["metric"]].label if row["metric"] in METRICS else row["metric"]
+    return f"{benchmark_label(row['benchmark'])} {label}"
+
+
+def _change(row: Mapping[str, Any]) -> str:
+    """`+1.2 points (-0.3 to +2.7)`."""
+    low, high = _number(row["ci_low"]), _number(row["ci_high"])
+    text = _amount(_number(row["delta"]), row["metric"])
+    if math.isnan(low):
+        return text
+    scale = 100 if _is_share(row["metric"]) else 1
+    return f"{text} ({_signed(low * scale)} to {_signed(high * scale)})"
+
+
+def _amount(value: float, metric: str, *, signed: bool = True) -> str:
+    scale, unit = (100, "points") if _is_share(metric) else (1, "words")
+    return f"{_signed(value * scale) if signed else f'{value * scale:.1f}'} {unit}"
+
+
+def _is_share(metric: str) -> bool:
+    return metric not in METRICS or METRICS[metric].unit == "share"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "\N{MINUS SIGN}")

@@ -1,0 +1,141 @@
+"""Ask a model every question of a benchmark: a Worker from example rows to answer rows.
+
+The Worker holds the model and knows nothing of Ray; whoever calls it with columns
+(`distributed.evaluation`, or a for-loop) gets columns back. An image that cannot be
+read costs its own rows only, named in the column `error`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sightline.config.evaluation import EvaluationConfig
+from sightline.config.model import ModelConfig
+from sightline.errors import ImageError
+from sightline.records import Example
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from sightline.models import Vlm
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A model's answer to an example. `finished` is False when it was cut off."""
+
+    example: Example
+    answer: str
+    finished: bool = True
+    error: str = ""
+
+    @property
+    def benchmark(self) -> str:
+        """Where it counts: the example's split, or its kind when it has none."""
+        return self.example.split or self.example.kind
+
+    def to_row(self) -> dict[str, Any]:
+        """The example's columns, its true answer as `truth`, the model's as `answer`."""
+        row = self.example.to_row()
+        row["truth"] = row.pop("answer")
+        return row | {"answer": self.answer, "finished": self.finished, "error": self.error}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Prediction:
+        """The inverse of `to_row`; `finished` and `error` may be absent."""
+        example = Example.from_row({**row, "answer": row["truth"]})
+        return cls(example, row["answer"], bool(row.get("finished", True)), row.get("error") or "")
+
+
+@dataclass(frozen=True, slots=True)
+class PredictConfig:
+    """What the Worker needs to start: which model, and how long answers may be."""
+
+    model: ModelConfig
+    evaluation: EvaluationConfig
+
+
+class Predict:
+    """Answers batches of `Example.to_row()` columns with greedy decoding.
+
+    `vlm` is loaded from `config.model` unless one is handed over (in one process).
+    """
+
+    def __init__(self, config: PredictConfig, vlm: Vlm | None = None):
+        from sightline.models import Vlm
+
+        self._settings = config.evaluation
+        self._vlm = vlm or Vlm.load(
+            config.model.source,
+            revision=config.model.revision,
+            dtype=config.model.dtype,
+            device=config.model.device,
+            attention=config.model.attention,
+            adapter_path=config.model.adapter,
+        )
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Columns of `Prediction.to_row()`, in the order they came."""
+        count = len(batch["example_id"])
+        rows = [{name: values[i] for name, values in batch.items()} for i in range(count)]
+        examples = [Example.from_row(row) for row in rows]
+        predictions = self.predict(examples)
+        answered = [p.to_row() for p in predictions]
+        return {name: _column([row[name] for row in answered]) for name in answered[0]}
+
+    def predict(self, examples: Sequence[Example]) -> list[Prediction]:
+        """One prediction an example, in order. Questions about one image share its pixels."""
+        images, errors = _load_images(examples)
+        found: dict[int, Prediction] = {}
+        for is_caption in (False, True):
+            chosen = [
+                i
+                for i, e in enumerate(examples)
+                if (e.kind in ("caption", "open")) == is_caption and e.image_uri in images
+            ]
+            if chosen:
+                found |= self._answer(examples, chosen, images, is_caption)
+        return [
+            found[i] if i in found else Prediction(e, "", error=errors[e.image_uri])
+            for i, e in enumerate(examples)
+        ]
+
+    def _answer(
+        self, examples: Sequence[Example], chosen: list[int], images: dict[str, Image.Image], is_caption: bool
+    ) -> dict[int, Prediction]:
+        from sightline.models.prompts import Prompt
+
+        settings = self._settings
+        asked = [examples[i] for i in chosen]
+        samples = self._vlm.generate(
+            [Prompt(images[e.image_uri], e.question, e.context) for e in asked],
+            max_new_tokens=settings.max_new_tokens if is_caption else settings.short_answer_tokens,
+            batch_size=settings.batch_size,
+        )
+        return {
+            i: Prediction(examples[i], answers[0].text, answers[0].finished)
+            for i, answers in zip(chosen, samples, strict=True)
+        }
+
+
+def _load_images(examples: Sequence[Example]) -> tuple[dict[str, Image.Image], dict[str, str]]:
+    """Each image decoded once, by URI, and what went wrong with the others."""
+    from sightline.data.images import load_image
+
+    images: dict[str, Image.Image] = {}
+    errors: dict[str, str] = {}
+    for uri in dict.fromkeys(e.image_uri for e in examples):
+        try:
+            images[uri] = load_image(uri)
+        except ImageError as error:
+            errors[uri] = str(error)
+    return images, errors
+
+
+def _column(values: list[Any]) -> np.ndarray:
+    """Strings as objects, so that no text is cut to a fixed width."""
+    return np.asarray(values, dtype=object if isinstance(values[0], str) else None)

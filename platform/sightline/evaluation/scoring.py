@@ -1,0 +1,142 @@
+"""From answered questions to tables: benchmark, metric, value, interval, n.
+
+A benchmark is the `split` of its examples (`pope_adversarial`, `color`, `caption`, ...);
+the kind of question decides how answers are scored. Rows that failed are left out here
+and named by the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, assert_never
+
+from sightline.config.evaluation import EvaluationConfig
+from sightline.errors import DataError
+from sightline.evaluation.predictions import Prediction
+from sightline.metrics import objects, short_answer, yes_no
+from sightline.metrics.bootstrap import Ratio, estimate
+from sightline.metrics.objects import Lexicon
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """How to read a score. `unit` is share (0 to 1) or words; `better` is None where neither way is."""
+
+    label: str
+    better: Literal["lower", "higher"] | None
+    unit: Literal["share", "words"] = "share"
+    hallucination: bool = False
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric("accuracy", "higher"),
+    "precision": Metric("precision", "higher"),
+    "recall": Metric("recall", "higher"),
+    "f1": Metric("F1", "higher"),
+    "false_yes_rate": Metric("false yes", "lower", hallucination=True),
+    "yes_ratio": Metric("answers yes", None),
+    "unparsed_rate": Metric("unparsed", "lower"),
+    "empty_rate": Metric("empty", "lower"),
+    "chair_s": Metric("CHAIR_s", "lower", hallucination=True),
+    "chair_i": Metric("CHAIR_i", "lower", hallucination=True),
+    "length": Metric("length", None, unit="words"),
+}
+"""Every score by name."""
+
+_LABELS = {
+    "pope_random": "POPE random",
+    "pope_popular": "POPE popular",
+    "pope_adversarial": "POPE adversarial",
+    "color": "Colour",
+    "caption": "Captions",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """The per-item counts of one benchmark; item i of every ratio is `example_ids[i]`."""
+
+    example_ids: tuple[str, ...]
+    image_ids: tuple[str, ...]
+    ratios: dict[str, Ratio]
+
+
+def benchmark_label(benchmark: str) -> str:
+    """A benchmark's name for people: `pope_random` -> `POPE random`."""
+    return _LABELS.get(benchmark, benchmark.replace("_", " ").capitalize())
+
+
+def tally(
+    predictions: Sequence[Prediction], *, lexicon: Lexicon | Mapping[str, str], parser: str
+) -> dict[str, Tally]:
+    """Per-item counts of every benchmark among `predictions`, items in id order.
+
+    Raises DataError for an id that comes twice, or a benchmark that mixes kinds.
+    """
+    words = lexicon if isinstance(lexicon, Lexicon) else Lexicon(lexicon)
+    by_benchmark: dict[str, list[Prediction]] = {}
+    for prediction in sorted(predictions, key=lambda p: p.example.example_id):
+        if not prediction.error:
+            by_benchmark.setdefault(prediction.benchmark, []).append(prediction)
+    return {name: _tally_one(name, rows, words, parser) for name, rows in by_benchmark.items()}
+
+
+def score(
+    predictions: Sequence[Prediction],
+    *,
+    lexicon: Lexicon | Mapping[str, str],
+    settings: EvaluationConfig | None = None,
+) -> list[dict[str, Any]]:
+    """Rows {benchmark, metric, value, low, high, n} for every benchmark among `predictions`."""
+    chosen = settings or EvaluationConfig()
+    return [
+        {
+            "benchmark": benchmark,
+            "metric": metric,
+            **asdict(
+                estimate(
+                    ratio,
+                    counts.image_ids,
+                    resamples=chosen.bootstrap,
+                    level=chosen.confidence,
+                    seed=chosen.seed,
+                )
+            ),
+        }
+        for benchmark, counts in tally(predictions, lexicon=lexicon, parser=chosen.parser).items()
+        for metric, ratio in counts.ratios.items()
+    ]
+
+
+def _tally_one(benchmark: str, rows: list[Prediction], lexicon: Lexicon, parser: str) -> Tally:
+    ids = tuple(row.example.example_id for row in rows)
+    if len(set(ids)) < len(ids):
+        twice = next(a for a, b in zip(ids, ids[1:], strict=False) if a == b)
+        raise DataError(expected=f"each example of {benchmark} once", got=f"{twice!r} more than once")
+    kinds = sorted({row.example.kind for row in rows})
+    if len(kinds) > 1:
+        raise DataError(
+            expected=f"one kind of question in benchmark {benchmark!r}",
+            got=" and ".join(kinds),
+            hint="give each kind its own `split`",
+        )
+    return Tally(ids, tuple(row.example.image_id for row in rows), _ratios(rows, lexicon, parser))
+
+
+def _ratios(rows: list[Prediction], lexicon: Lexicon, parser: str) -> dict[str, Ratio]:
+    answers = [row.answer for row in rows]
+    truths = [row.example.answer for row in rows]
+    kind = rows[0].example.kind
+    match kind:
+        case "yes_no":
+            return yes_no.tally(answers, truths, parser=parser)
+        case "caption":
+            return objects.tally(answers, [row.example.objects for row in rows], lexicon)
+        case "relation" if all(yes_no.parse(t, "strict") != "unparsed" for t in truths):
+            counts = yes_no.tally(answers, truths, parser=parser)
+            return {name: counts[name] for name in ("accuracy", "yes_ratio", "unparsed_rate")}
+        case "color" | "count" | "relation" | "open":
+            return short_answer.tally(answers, truths)
+        case _:
+            assert_never(kind)
