@@ -9,18 +9,26 @@ from sightline.config.run import RunConfig
 
 
 class PretrainConfig(Frozen):
-    """Breed the reference VLM on rendered scenes."""
+    """Breed the reference VLM on rendered scenes. The defaults made the one that ships."""
 
     run: RunConfig = RunConfig(name="pretrain")
-    warmup_steps: PositiveInt = 1500
+    warmup_steps: PositiveInt = 1200
     """Steps of the vision warm-up."""
-    steps: PositiveInt = 8000
+    steps: PositiveInt = 4500
     """Steps with all weights."""
-    batch: PositiveInt = 48
-    """Scenes a step."""
+    batch: PositiveInt = 32
+    """Scenes a step; each carries about a dozen questions."""
     lr: PositiveFloat = 1e-3
-    """Peak learning rate."""
+    """Peak learning rate of both stages."""
     seed: NonNegativeInt = 0
-    """Seed of weights and scenes."""
+    """Seed of the weights and the tokenizer's corpus. The scenes are those of the `train` stream."""
+    validate_every: PositiveInt = 250
+    """Steps between validations; the weights with the lowest validation loss are kept."""
+    validation_scenes: PositiveInt = 256
+    """Scenes of the `val` stream a validation looks at."""
+    test_scenes: PositiveInt = 400
+    """Scenes of the `test` stream for the final benchmarks (about 20 questions each)."""
+    threads: NonNegativeInt = 0
+    """CPU threads; 0 = all."""
     dry_run: bool = False
     """Check everything, print the plan, and stop before any work. Same as `--dry-run`."""

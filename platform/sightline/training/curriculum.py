@@ -40,7 +40,7 @@ class Phase:
 PHASES = (
     Phase("existence", 0.30, existence=10, attributes=2, captions=0, references=0),
     Phase("mixture", 0.60, existence=6, attributes=4, captions=1, references=0),
-    Phase("references", 1.00, existence=5, attributes=3, captions=1, references=2),
+    Phase("references", 1.00, existence=5, attributes=3, captions=1, references=1),
 )
 REFERENCE_ODDS = {"true": 0.65, "unrelated": 0.2, "misleading": 0.15}
 """What stands under `Reference:` in training: mostly the truth, so the model comes to trust it."""

@@ -1,0 +1,73 @@
+"""`jobs/pretrain.py`: breed the reference VLM, log it to MLflow, save it, measure it."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+
+from sightline.config.pretrain import PretrainConfig
+from sightline.distributed.progress import LOGGER, speak
+from sightline.distributed.tracking import TrackedRun, tracked
+from sightline.evaluation.run_folder import RunFolder, start_run
+from sightline.models import reference
+from sightline.training.pretrain import ReferenceTrainer, Settings
+from sightline.world.corpus import sentences
+
+PLAN = "%d warm-up and %d full steps of %d scenes on %d threads into %s"
+
+
+def run(config: PretrainConfig) -> None:
+    """Train, keep the best weights in `<run folder>/model`, and report."""
+    speak()
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    folder = RunFolder.at(config.run.folder)
+    plan = (config.warmup_steps, config.steps, config.batch, torch.get_num_threads(), folder.path)
+    LOGGER.info("plan: " + PLAN, *plan)
+    if config.dry_run:
+        return
+    start_run(folder, name=config.run.name, config=config, seed=config.seed)
+    params = config.model_dump(mode="json")
+    with tracked(
+        config.run.tracking_uri,
+        experiment=config.run.experiment,
+        run_key=str(folder.path),
+        params=params,
+    ) as mlflow_run:
+        train(config, folder.path / "model", mlflow_run)
+
+
+def train(config: PretrainConfig, out: Path, mlflow_run: TrackedRun) -> None:
+    """Both stages; `out` becomes a plain Hugging Face folder in bf16."""
+    tokenizer = reference.build_tokenizer(sentences())
+    model = reference.build_model(tokenizer, seed=config.seed)
+    reference.build_processor(tokenizer).save_pretrained(out)
+    settings = Settings(**{field.name: getattr(config, field.name) for field in fields(Settings)})
+    trainer = ReferenceTrainer(
+        model,
+        tokenizer,
+        settings,
+        report=_Reporter(settings, mlflow_run),
+        keep=lambda: reference.save(model, out),
+    )
+    trainer.warm_up()
+    trainer.train()
+    LOGGER.info("saved the best weights (validation loss %.4f) to %s", trainer.best_loss, out)
+
+
+class _Reporter:
+    """Numbers to MLflow and to lines a person reads."""
+
+    def __init__(self, settings: Settings, mlflow_run: TrackedRun):
+        self._mlflow, self._settings = mlflow_run, settings
+
+    def __call__(self, stage: str, step: int, numbers: dict[str, float]) -> None:
+        warm_up = stage == "warm-up"
+        total = self._settings.warmup_steps if warm_up else self._settings.steps
+        offset = 0 if warm_up else self._settings.warmup_steps
+        kind = "warmup" if warm_up else "validation" if stage == "validation" else "train"
+        self._mlflow.log({f"{kind}/{name}": value for name, value in numbers.items()}, step=offset + step)
+        readable = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+        LOGGER.info("%s: step %d of %d, %s", stage, step, total, readable)

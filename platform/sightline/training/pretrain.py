@@ -1,0 +1,242 @@
+"""Pre-training of the reference VLM: a vision warm-up, then all weights by curriculum.
+
+Stage 1 teaches the vision tower and connector to place what they see near the language
+model's own word embeddings: normalised dot products of the image tokens with the
+embeddings of each noun and colour, log-sum-exp over the tokens, binary cross-entropy.
+Stage 2 trains everything on packed question branches. Plain torch, fp32, one process; it
+neither knows Ray nor MLflow (`report` receives the numbers).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from sightline.models.reference import IMAGE_TOKENS
+from sightline.training.branches import PackedBatch, collate, count_by_branch, token_logprobs
+from sightline.training.curriculum import Curriculum, Phase, phase_at
+from sightline.world.dataset import SEEDS
+from sightline.world.nouns import COLORS, NOUNS
+
+Report = Callable[[str, int, dict[str, float]], None]
+"""Called with the stage's name, the step and its numbers."""
+
+VALIDATION = Phase("validation", 1.0, existence=6, attributes=4, captions=1, references=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How long and how fast; see `config/pretrain.py` for the meaning of each."""
+
+    warmup_steps: int
+    steps: int
+    batch: int
+    lr: float
+    seed: int
+    validate_every: int
+    validation_scenes: int
+
+
+class ReferenceTrainer:
+    """Trains `model` in place; calls `keep` whenever it has the lowest validation loss so far."""
+
+    def __init__(
+        self, model: Any, tokenizer: Any, settings: Settings, *, report: Report, keep: Callable[[], None]
+    ):
+        self.model, self.tokenizer, self.settings = model, tokenizer, settings
+        self.report, self.keep = report, keep
+        self.curriculum = curriculum_for(tokenizer)
+        self.best_loss = math.inf
+
+    def warm_up(self) -> None:
+        """Stage 1: vision tower and connector against the language model's frozen embeddings."""
+        words = _word_embeddings(self.model, self.tokenizer)
+        head = _SeenWords().train()
+        trained = [self.model.model.vision_model, self.model.model.connector, head]
+        parameters = [p for module in trained for p in module.parameters()]
+        steps = self.settings.warmup_steps
+        optimizer, schedule = _optimizer(parameters, self.settings.lr, steps)
+        for step in range(steps):
+            _, pixels, seen = self._batch(step, Phase("warm-up", 1.0, 0, 0, 0, 0))
+            logits = head(image_tokens(self.model, torch.from_numpy(pixels)), words)
+            target = torch.from_numpy(seen)
+            loss = F.binary_cross_entropy_with_logits(logits, target)
+            _step(loss, parameters, optimizer, schedule)
+            if step % 50 == 0 or step == steps - 1:
+                guess = logits > 0
+                hits = (guess & (target > 0)).sum().item()
+                numbers = {
+                    "loss": loss.item(),
+                    "precision": hits / max(1, guess.sum().item()),
+                    "recall": hits / target.sum().item(),
+                }
+                self.report("warm-up", step, numbers)
+
+    def train(self) -> None:
+        """Stage 2: all weights, existence first, then the mixture, then references."""
+        parameters = list(self.model.parameters())
+        steps = self.settings.steps
+        optimizer, schedule = _optimizer(parameters, self.settings.lr, steps)
+        self.model.train()
+        for step in range(steps):
+            phase = phase_at(step, steps)
+            packed, pixels, _ = self._batch(self.settings.warmup_steps + step, phase)
+            batch = collate(packed, pad_id=self.tokenizer.pad_token_id)
+            loss = branch_mean(self._token_losses(batch, pixels), batch).mean()
+            _step(loss, parameters, optimizer, schedule)
+            if step % 50 == 0:
+                self.report(phase.name, step, {"loss": loss.item(), "lr": schedule.get_last_lr()[0]})
+            if (step + 1) % self.settings.validate_every == 0 or step == steps - 1:
+                self._keep_best(step)
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Loss, and accuracy of whole answers (all tokens right, teacher-forced), on the `val` stream."""
+        self.model.eval()
+        losses, right, answers = [], [], []
+        for start in range(0, self.settings.validation_scenes, self.settings.batch):
+            indices = range(start, min(start + self.settings.batch, self.settings.validation_scenes))
+            packed, pixels, _ = self.curriculum.batch(SEEDS["val"], indices, VALIDATION)
+            batch = collate(packed, pad_id=self.tokenizer.pad_token_id)
+            logits = self._scored_logits(batch, pixels)
+            losses.append(branch_mean(F.cross_entropy(logits, batch.target_A, reduction="none"), batch))
+            wrong = (logits.argmax(-1) != batch.target_A).float()
+            right.append(torch.zeros(batch.num_segments).index_add(0, batch.segment_A, wrong) == 0)
+            answers.append(_first_targets(batch))
+        self.model.train()
+        return self._accuracies(torch.cat(losses), torch.cat(right), torch.cat(answers))
+
+    def _accuracies(
+        self, loss_S: torch.Tensor, right_S: torch.Tensor, first_S: torch.Tensor
+    ) -> dict[str, float]:
+        numbers = {"val_loss": loss_S.mean().item()}
+        groups = {"yes": [" Yes"], "no": [" No"], "color": [f" {c.capitalize()}" for c in COLORS]}
+        groups["count"] = [" One", " Two", " Three"]
+        for name, words in groups.items():
+            ids = torch.tensor(
+                [self.tokenizer(word, add_special_tokens=False).input_ids[0] for word in words]
+            )
+            members = torch.isin(first_S, ids)
+            if members.any():
+                numbers[f"val_{name}"] = right_S[members].float().mean().item()
+        return numbers
+
+    def _keep_best(self, step: int) -> None:
+        numbers = self.validate()
+        if numbers["val_loss"] < self.best_loss:
+            self.best_loss = numbers["val_loss"]
+            self.keep()
+        self.report("validation", step, numbers)
+
+    def _batch(self, step: int, phase: Phase) -> tuple[list[Any], np.ndarray, np.ndarray]:
+        size = self.settings.batch
+        return self.curriculum.batch(SEEDS["train"], range(step * size, (step + 1) * size), phase)
+
+    def _token_losses(self, batch: PackedBatch, pixels: np.ndarray) -> torch.Tensor:
+        return -token_logprobs(self._hidden(batch, pixels), self.model.lm_head, batch)
+
+    def _scored_logits(self, batch: PackedBatch, pixels: np.ndarray) -> torch.Tensor:
+        hidden_BTD = self._hidden(batch, pixels)
+        return self.model.lm_head(hidden_BTD.flatten(0, 1)[batch.source_A]).float()
+
+    def _hidden(self, batch: PackedBatch, pixels: np.ndarray) -> torch.Tensor:
+        return self.model.model(
+            input_ids=batch.ids_BT,
+            position_ids=batch.position_BT,
+            attention_mask=batch.mask(torch.float32),
+            pixel_values=torch.from_numpy(pixels)[:, None],
+            use_cache=False,
+        ).last_hidden_state
+
+
+class _SeenWords(nn.Module):
+    """Log-odds that each word is seen: scaled cosine, smooth maximum over image tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(10.0))
+        self.bias = nn.Parameter(torch.tensor(-5.0))
+
+    def forward(self, tokens_BTD: torch.Tensor, words_WD: torch.Tensor) -> torch.Tensor:
+        cosine = F.normalize(tokens_BTD, dim=-1) @ F.normalize(words_WD, dim=-1).T
+        return torch.logsumexp(self.scale * cosine, dim=1) + self.bias
+
+
+def curriculum_for(tokenizer: Any) -> Curriculum:
+    """The curriculum in this tokenizer's ids, cut at the same places as the chat template cuts."""
+
+    def encode(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False).input_ids
+
+    image = "<fake_token_around_image><global-img>" + "<image>" * IMAGE_TOKENS + "<fake_token_around_image>"
+    return Curriculum(
+        encode,
+        prefix=encode("<|im_start|>User:" + image),
+        middle=encode("<end_of_utterance>\nAssistant:"),
+        end=encode("<end_of_utterance>"),
+    )
+
+
+def image_tokens(model: Any, pixels_B3SS: torch.Tensor) -> torch.Tensor:
+    """The connector's output (B, image tokens, D), as the decoder receives it."""
+    return model.model.get_image_features(pixels_B3SS[:, None]).pooler_output
+
+
+def branch_mean(loss_A: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+    """Token losses to one loss a branch: sum / sqrt(length), between a mean and a sum.
+
+    A mean would drown a caption's words, a sum the one word of a yes-no answer.
+    """
+    total_S = loss_A.new_zeros(batch.num_segments).index_add(0, batch.segment_A, loss_A)
+    return total_S / count_by_branch(batch).sqrt()
+
+
+def _first_targets(batch: PackedBatch) -> torch.Tensor:
+    """The first scored token of every branch (S,)."""
+    first = torch.ones_like(batch.segment_A, dtype=torch.bool)
+    first[1:] = batch.segment_A[1:] != batch.segment_A[:-1]
+    return batch.target_A[first]
+
+
+def _word_embeddings(model: Any, tokenizer: Any) -> torch.Tensor:
+    """Mean input embedding of each noun's and colour's tokens (W, D), without gradient."""
+    table = model.get_input_embeddings().weight.detach()
+    words = [*NOUNS, *COLORS]
+    return torch.stack(
+        [table[tokenizer(f" {word}", add_special_tokens=False).input_ids].mean(0) for word in words]
+    )
+
+
+def _optimizer(
+    parameters: list[nn.Parameter], lr: float, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW with linear warm-up (3% of the steps) and cosine decay to 2%."""
+    optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.02)
+    rise = max(1, steps * 3 // 100)
+
+    def factor(step: int) -> float:
+        if step < rise:
+            return (step + 1) / rise
+        return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def _step(
+    loss: torch.Tensor,
+    parameters: list[nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()
+    schedule.step()
