@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sightline.config.deepspeed import read_deepspeed
+from sightline.config.zero import read_deepspeed
 from sightline.config.dpo import DpoConfig
 from sightline.config.loader import load, parse
 from sightline.config.mine import MineConfig

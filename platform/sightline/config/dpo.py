@@ -6,7 +6,7 @@ from pydantic import model_validator
 
 from sightline.config.base import Frozen, Location
 from sightline.config.dataset import DatasetConfig, WorldDataset
-from sightline.config.deepspeed import DeepSpeed
+from sightline.config.zero import DeepSpeed
 from sightline.config.evaluation import EvaluationConfig
 from sightline.config.lora import LoraConfig
 from sightline.config.mining import MineSettings
