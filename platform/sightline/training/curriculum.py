@@ -64,7 +64,7 @@ class Curriculum:
         self._known: dict[str, list[int]] = {}
 
     def batch(self, seed: int, indices: range, phase: Phase) -> tuple[list[Packed], np.ndarray, np.ndarray]:
-        """Sequences, pixels (B, 3, S, S) in [-1, 1], and the multi-hot of what is there (B, nouns + colours)."""
+        """Sequences, pixels (B, 3, S, S) in [-1, 1], and which nouns and colours are there (multi-hot)."""
         scenes = [sample(seed, index) for index in indices]
         packed = [
             self.pack(self.ask(scene, np.random.default_rng([*scene.seed, 5]), phase)) for scene in scenes
