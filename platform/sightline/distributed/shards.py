@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -208,8 +209,7 @@ def _arrange(
         raise DataError(expected="at least one row", got="none", hint="check the dataset and its split")
     ids = table[id_column].to_pylist()
     if len(set(ids)) < len(ids):
-        seen: set[Any] = set()
-        twice = next(i for i in ids if i in seen or seen.add(i))
+        twice = Counter(ids).most_common(1)[0][0]
         raise DataError(expected=f"a unique {id_column} in every row", got=f"{twice!r} more than once")
     if group_column is not None:
         first: dict[Any, int] = {}

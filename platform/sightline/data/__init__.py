@@ -1,0 +1,1 @@
+"""Datasets as `Example` rows, and images: safe decoding, hashing, corruptions."""
