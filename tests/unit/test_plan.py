@@ -31,9 +31,7 @@ def test_an_uneven_cut_is_refused():
 
 
 def test_the_learning_rate_rises_and_falls():
-    rates = [
-        learning_rate(s, steps=10, peak=1.0, warmup_ratio=0.2, schedule="linear") for s in range(10)
-    ]
+    rates = [learning_rate(s, steps=10, peak=1.0, warmup_ratio=0.2, schedule="linear") for s in range(10)]
     assert rates[:3] == [0.5, 1.0, 1.0]
     assert rates[-1] == pytest.approx(1 / 8)
     assert learning_rate(9, steps=10, peak=2.0, warmup_ratio=0.0, schedule="constant") == 2.0

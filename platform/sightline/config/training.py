@@ -21,6 +21,12 @@ class TrainingConfig(Frozen):
     """Assumed share of pairs whose sides are swapped."""
     length_normalized: bool = False
     """Divide an answer's log-probability by its number of tokens."""
+    sft_weight: NonNegativeFloat = 0.0
+    """Weight of the chosen answer's mean negative log-likelihood beside the preference loss."""
+    freeze: str | None = None
+    """Without LoRA: parameters whose whole name matches this regular expression stay as they are."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the computation; `auto` = bfloat16 on a GPU, float32 on a CPU."""
     forward: Literal["shared", "plain"] = "shared"
     """`shared` computes image and prompt once a pair; `plain` runs both answers in full."""
     lr: PositiveFloat = 1e-5
@@ -59,3 +65,7 @@ class TrainingConfig(Frozen):
                 hint=f"set training.micro_batch to a divisor of {self.global_batch}",
             )
         return self
+
+    def bf16(self, device: str) -> bool:
+        """Whether to compute in bfloat16 on a device of this type (`cpu`, `cuda`)."""
+        return self.precision == "bfloat16" or (self.precision == "auto" and device != "cpu")

@@ -37,6 +37,9 @@ class PairLogprobs:
     chosen_tokens_N: torch.Tensor
     rejected_tokens_N: torch.Tensor
 
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        return self.chosen_N, self.rejected_N, self.chosen_tokens_N, self.rejected_tokens_N
+
 
 def margin(
     policy: PairLogprobs, reference: PairLogprobs, *, length_normalized: bool = False

@@ -30,9 +30,7 @@ class Plan:
     seed: int
 
     @classmethod
-    def of(
-        cls, num_pairs: int, *, global_batch: int, epochs: int, max_steps: int | None, seed: int
-    ) -> Plan:
+    def of(cls, num_pairs: int, *, global_batch: int, epochs: int, max_steps: int | None, seed: int) -> Plan:
         """All epochs in whole batches (the last one is filled from a further pass)."""
         steps = math.ceil(epochs * num_pairs / global_batch)
         return cls(num_pairs, global_batch, min(steps, max_steps or steps), seed)
@@ -41,9 +39,7 @@ class Plan:
         """Indices (global_batch,) of the pairs of one step, counted from 0."""
         cursor = np.arange(step * self.global_batch, (step + 1) * self.global_batch)
         epoch, place = np.divmod(cursor, self.num_pairs)
-        parts = [
-            _permutation(self.seed, int(e), self.num_pairs)[place[epoch == e]] for e in np.unique(epoch)
-        ]
+        parts = [_permutation(self.seed, int(e), self.num_pairs)[place[epoch == e]] for e in np.unique(epoch)]
         return np.concatenate(parts)
 
     def share(self, step: int, *, rank: int, world: int, micro_batch: int) -> np.ndarray:
@@ -69,9 +65,7 @@ def accumulation_steps(global_batch: int, *, micro_batch: int, world: int) -> in
     return global_batch // (micro_batch * world)
 
 
-def learning_rate(
-    step: int, *, steps: int, peak: float, warmup_ratio: float, schedule: Schedule
-) -> float:
+def learning_rate(step: int, *, steps: int, peak: float, warmup_ratio: float, schedule: Schedule) -> float:
     """Linear warm-up from peak / n to peak, then constant, or linear or cosine down to 0 at the end."""
     warmup = math.ceil(warmup_ratio * steps)
     if step < warmup:
