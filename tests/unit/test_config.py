@@ -44,7 +44,7 @@ def test_unknown_key_names_itself_its_neighbour_and_its_file(tmp_path):
         parse(DpoConfig, ["--config", good, bad, "modle.source=x"])
     message = str(error.value)
     assert f"unknown key `training.betta` in {bad}; did you mean `training.beta`?" in message
-    assert "unknown key `modle` in the command line; did you mean `model`?" in message
+    assert "unknown key `modle.source` in the command line; did you mean `model.source`?" in message
     assert "training.learning_rte" in message
 
 
@@ -139,7 +139,7 @@ def test_mistake_on_the_command_line_leaves_with_2(capsys):
     with pytest.raises(SystemExit) as leave:
         load(DpoConfig, ["traning.lr=1"])
     assert leave.value.code == 2
-    assert "did you mean `training`" in capsys.readouterr().err
+    assert "did you mean `training.lr`" in capsys.readouterr().err
 
 
 def test_help_is_fast_and_imports_neither_torch_nor_ray():

@@ -6,7 +6,6 @@ from pydantic import model_validator
 
 from sightline.config.base import Frozen, Location
 from sightline.config.dataset import DatasetConfig, WorldDataset
-from sightline.config.zero import DeepSpeed
 from sightline.config.evaluation import EvaluationConfig
 from sightline.config.lora import LoraConfig
 from sightline.config.mining import MineSettings
@@ -14,6 +13,7 @@ from sightline.config.model import ModelConfig
 from sightline.config.resources import ResourcesConfig
 from sightline.config.run import RunConfig
 from sightline.config.training import TrainingConfig
+from sightline.config.zero import DeepSpeed
 from sightline.errors import ConfigError
 
 

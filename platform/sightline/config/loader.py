@@ -140,13 +140,25 @@ def _explain(
         key = ".".join(_key_path(detail["loc"], merged))
         origin = _origin(key, layers)
         if detail["type"] == "extra_forbidden":
-            lines.append(f"unknown key `{key}` in {origin}; did you mean `{nearest(key, names)}`?")
+            lines += [
+                f"unknown key `{leaf}` in {origin}; did you mean `{nearest(leaf, names)}`?"
+                for leaf in _leaves(key, detail["input"])
+            ]
         elif detail["type"] == "missing":
             lines.append(f"`{key}` is required by its section in {origin} and was not given.")
         else:
             text = detail["msg"].removeprefix("Value error, ")
             lines.append(f"`{key}` in {origin}: {text}, got {detail['input']!r}.")
     return "\n".join(dict.fromkeys(lines))
+
+
+def _leaves(key: str, value: Any) -> Iterator[str]:
+    """`traning` with {"lr": 1} below it is one unknown key, `traning.lr`."""
+    if isinstance(value, dict) and value:
+        for name, below in value.items():
+            yield from _leaves(f"{key}.{name}", below)
+    else:
+        yield key
 
 
 def nearest(key: str, names: Sequence[str]) -> str:
