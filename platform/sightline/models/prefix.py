@@ -1,0 +1,177 @@
+"""Prompts that begin alike are computed once: rows packed into a tree of tokens.
+
+Rows that show the same image form one packed sequence. Sorted by their ids, each row
+follows the path of the row before as far as the tokens agree (image, then context, then
+the first words of the question) and appends only what is new; a 4-D mask lets every token
+see its own ancestors and nothing else, and position ids count along the path. One forward
+pass then gives every row exactly the hidden states, keys and values of its own separate
+pass, because a causal decoder's state at a token depends on its ancestors alone.
+
+Names: R rows, G packed sequences ("groups"), T packed tokens, A position axes (1 or 3),
+D width, M longest path of a batch, H heads, E head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from sightline.models.encoding import EncodedRow
+
+if TYPE_CHECKING:
+    from sightline.models.adapters.base import Adapter
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Some rows as G packed, right-padded sequences."""
+
+    ids_GT: torch.Tensor
+    positions_AGT: torch.Tensor
+    visible_GTT: torch.Tensor | None
+    """True where a token sees another; None when no group branches (plain causal)."""
+    group_R: list[int]
+    path_R: list[np.ndarray]
+    """For each row, in the caller's order: its group, and its tokens' places in it."""
+
+
+def group_rows(adapter: Adapter, rows: Sequence[EncodedRow], *, reuse_prefix: bool = True) -> list[list[int]]:
+    """Indices of rows that show the same image, in order of first appearance.
+
+    Without `reuse_prefix` (or for a family that does not support it) each row stands alone.
+    """
+    if not (reuse_prefix and adapter.supports_prefix_reuse):
+        return [[i] for i in range(len(rows))]
+    groups: dict[Hashable, list[int]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault(adapter.image_key(row), []).append(i)
+    return list(groups.values())
+
+
+def pack(adapter: Adapter, model: Any, rows: Sequence[EncodedRow], groups: Sequence[Sequence[int]]) -> Packed:
+    """Lay out `rows` as one token tree a group. Every row must be in exactly one group."""
+    trees = [_tree([rows[i].ids for i in group]) for group in groups]
+    longest = max(len(tree.ids) for tree in trees)
+    branched = any(tree.branched for tree in trees)
+    ids_GT = np.zeros((len(trees), longest), dtype=np.int64)
+    visible_GTT = np.zeros((len(trees), longest, longest), dtype=bool) if branched else None
+    positions_AGT: torch.Tensor | None = None
+    group_R, path_R = [0] * len(rows), [np.empty(0, dtype=np.int64)] * len(rows)
+    for g, (tree, group) in enumerate(zip(trees, groups, strict=True)):
+        ids_GT[g, : len(tree.ids)] = tree.ids
+        if visible_GTT is not None:
+            # Padding sees itself: a row without any visible token would be NaN in some kernels.
+            np.fill_diagonal(visible_GTT[g], True)
+            for ancestors, new in tree.segments:
+                visible_GTT[g, new.start : new.stop, ancestors] = True
+                visible_GTT[g, new.start : new.stop, new.start : new.stop] |= np.tri(len(new), dtype=bool)
+        for i, path in zip(group, tree.paths, strict=True):
+            group_R[i], path_R[i] = g, path
+            positions_AT = adapter.positions(model, rows[i])
+            if positions_AGT is None:
+                positions_AGT = torch.zeros((len(positions_AT), len(trees), longest), dtype=torch.long)
+            positions_AGT[:, g, torch.from_numpy(path)] = positions_AT
+    assert positions_AGT is not None
+    visible = torch.from_numpy(visible_GTT) if visible_GTT is not None else None
+    return Packed(torch.from_numpy(ids_GT), positions_AGT, visible, group_R, path_R)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tree:
+    ids: list[int]
+    paths: list[np.ndarray]
+    segments: list[tuple[np.ndarray, range]]
+    branched: bool
+
+
+def _tree(sequences: Sequence[list[int]]) -> _Tree:
+    """Sequences as one tree: after sorting, the longest shared start is with the one before."""
+    ids: list[int] = []
+    paths = [np.empty(0, dtype=np.int64)] * len(sequences)
+    segments: list[tuple[np.ndarray, range]] = []
+    previous, previous_path = [], np.empty(0, dtype=np.int64)
+    for i in sorted(range(len(sequences)), key=lambda i: sequences[i]):
+        sequence = sequences[i]
+        shared = _shared_length(previous, sequence)
+        new = range(len(ids), len(ids) + len(sequence) - shared)
+        path = np.concatenate([previous_path[:shared], np.arange(new.start, new.stop)])
+        ids.extend(sequence[shared:])
+        segments.append((path[:shared], new))
+        paths[i], previous, previous_path = path, sequence, path
+    branched = any(len(path) != len(ids) for path in paths)
+    return _Tree(ids, paths, segments, branched)
+
+
+def _shared_length(a: list[int], b: list[int]) -> int:
+    """Length of the longest common start."""
+    limit = min(len(a), len(b))
+    if a[:limit] == b[:limit]:
+        return limit
+    return next(i for i in range(limit) if a[i] != b[i])
+
+
+def attention_mask(decoder: Any, visible: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+    """A visibility matrix as the decoder's attention takes it: bool for sdpa, additive for eager."""
+    if visible is None or decoder.config._attn_implementation == "sdpa":
+        return visible
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(
+        ~visible, torch.finfo(dtype).min
+    )
+
+
+def forward_packed(
+    adapter: Adapter,
+    model: Any,
+    image_token_id: int,
+    rows: Sequence[EncodedRow],
+    *,
+    reuse_prefix: bool = True,
+    cache: Any = None,
+) -> tuple[torch.Tensor, Packed]:
+    """Last hidden states (G, T, D) of some rows, each distinct image encoded once.
+
+    Keys and values go into `cache` (a transformers Cache) when one is given.
+    """
+    groups = group_rows(adapter, rows, reuse_prefix=reuse_prefix)
+    packed = pack(adapter, model, rows, groups)
+    embeds_GTD = _embed(adapter, model, image_token_id, rows, groups, packed)
+    visible = packed.visible_GTT
+    if visible is not None:
+        visible = visible.unsqueeze(1).to(embeds_GTD.device)
+    positions_AGT = packed.positions_AGT.to(embeds_GTD.device)
+    decoder = adapter.decoder(model)
+    outputs = decoder(
+        inputs_embeds=embeds_GTD,
+        attention_mask=attention_mask(decoder, visible, embeds_GTD.dtype),
+        position_ids=positions_AGT[0] if len(positions_AGT) == 1 else positions_AGT,
+        past_key_values=cache,
+        use_cache=cache is not None,
+    )
+    return outputs.last_hidden_state, packed
+
+
+def _embed(
+    adapter: Adapter,
+    model: Any,
+    image_token_id: int,
+    rows: Sequence[EncodedRow],
+    groups: Sequence[Sequence[int]],
+    packed: Packed,
+) -> torch.Tensor:
+    """Embeddings (G, T, D) with image features in place; one encoding for each image key."""
+    first_of_key: dict[Hashable, EncodedRow] = {}
+    keys = []
+    for group in groups:
+        row = rows[group[0]]
+        if row.image is not None:
+            keys.append(adapter.image_key(row))
+            first_of_key.setdefault(keys[-1], row)
+    features = {}
+    if first_of_key:
+        encoded = adapter.encode_images(model, list(first_of_key.values()))
+        features = dict(zip(first_of_key, encoded, strict=True))
+    return adapter.embed(model, packed.ids_GT.to(model.device), [features[k] for k in keys], image_token_id)
