@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sightline.config.deepspeed import read_deepspeed
 from sightline.config.dpo import DpoConfig
+from sightline.config.zero import read_deepspeed
 from sightline.distributed.reference_cache import Reference
 from sightline.distributed.session import connect
 from sightline.distributed.storage import Storage
