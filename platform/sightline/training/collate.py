@@ -102,7 +102,7 @@ class PairCollator:
             distinct.setdefault(self._vlm.adapter.image_key(row), row)
         place = {key: i for i, key in enumerate(distinct)}
         return {
-            "packed": branches.collate(packed, pad_id=self._vlm.pad_id),
+            "packed": branches.collate(packed, pad_id=self._vlm.tokenizer.pad_token_id),
             "image_rows": list(distinct.values()),
             "image_of_sequence": [place[self._vlm.adapter.image_key(row)] for row in with_image],
         }

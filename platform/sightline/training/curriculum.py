@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sightline.training.branches import Packed, pack
-from sightline.world import captions, questions
+from sightline.world import captions, questions, references
 from sightline.world.nouns import COLORS, NOUNS
 from sightline.world.questions import CAPTION_QUESTION, Question
 from sightline.world.render import render
@@ -81,7 +81,7 @@ class Curriculum:
         asked += [(q.text, q.answer) for q in attributes if q]
         asked += [(CAPTION_QUESTION, captions.annotated(scene, rng)) for _ in range(phase.captions)]
         for question in _existence(scene, rng, phase.references):
-            asked.append((f"Reference: {reference(scene, question, rng)}\n{question.text}", question.answer))
+            asked.append((f"Reference: {_reference(scene, question, rng)}\n{question.text}", question.answer))
         return asked
 
     def pack(self, asked: list[tuple[str, str]]) -> Packed:
@@ -99,21 +99,9 @@ class Curriculum:
         return self._known[text]
 
 
-def reference(scene: Scene, question: Question, rng: np.random.Generator) -> str:
-    """A text to show with the question: of this scene, of another one, or wrong about the asked noun."""
-    kind = rng.choice(list(REFERENCE_ODDS), p=list(REFERENCE_ODDS.values()))
-    if kind == "true":
-        return captions.faithful(scene)
-    wanted = {"unrelated": None, "misleading": question.answer == "No."}[kind]
-    return other_caption(scene, question.noun, rng, wanted)
-
-
-def other_caption(scene: Scene, noun: str, rng: np.random.Generator, has_noun: bool | None) -> str:
-    """The caption of another scene of the same context that has / lacks the noun (None: any scene)."""
-    while True:
-        other = sample(scene.seed[0] + 1_000_000, int(rng.integers(2**31)))
-        if has_noun is None or (noun in other.objects) == has_noun:
-            return captions.faithful(other)
+def _reference(scene: Scene, question: Question, rng: np.random.Generator) -> str:
+    kind = rng.choice(references.KINDS, p=[REFERENCE_ODDS[kind] for kind in references.KINDS])
+    return references.write(scene, question, kind, rng)
 
 
 def pixels(scenes: list[Scene]) -> np.ndarray:
