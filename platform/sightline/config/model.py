@@ -18,7 +18,7 @@ class ModelConfig(Frozen):
     """`auto` = the checkpoint's own on a GPU, float32 on a CPU."""
     device: str = "auto"
     """`auto` = the GPU Ray assigned, else the CPU; or a torch device such as `cuda:1`."""
-    attention: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
-    """The attention kernel of transformers."""
+    attention: Literal["eager", "sdpa"] = "sdpa"
+    """The attention kernel of transformers; both take the block masks of shared prefixes."""
     adapter: Location | None = None
     """Folder of a trained LoRA adapter to put on top; null = none."""

@@ -16,14 +16,22 @@ OURS = (
     "train_batch_size",
     "train_micro_batch_size_per_gpu",
     "gradient_accumulation_steps",
+    "gradient_clipping",
     "optimizer",
     "scheduler",
+    "bf16",
+    "fp16",
 )
 """Keys the trainer fills from `training`; a file that sets them would be a second home for them."""
 
 
+def with_precision(settings: dict[str, Any], *, bf16: bool) -> dict[str, Any]:
+    """The settings with the precision that `training.precision` means on this device."""
+    return settings | {"bf16": {"enabled": bf16}}
+
+
 def read_deepspeed(setting: int | str) -> dict[str, Any]:
-    """DeepSpeed's settings, without batch sizes, optimiser and scheduler.
+    """DeepSpeed's settings, without what `OURS` names.
 
     Raises ConfigError when the file is missing, not a JSON object, or sets one of `OURS`.
     """

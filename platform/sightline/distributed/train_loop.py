@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 
 from sightline.config.dpo import DpoConfig
+from sightline.config.zero import with_precision
 from sightline.config.training import TrainingConfig
 from sightline.distributed import checkpoints
 from sightline.distributed.engines import Engine, EngineSettings, build
@@ -96,16 +97,18 @@ class _Training:
         accumulation = accumulation_steps(
             training.global_batch, micro_batch=training.micro_batch, world=place.world
         )
+        bf16 = training.bf16(place.device.type)
+        deepspeed = None if task.deepspeed is None else with_precision(task.deepspeed, bf16=bf16)
         self._settings = EngineSettings(
             global_batch=training.global_batch,
             micro_batch=training.micro_batch,
             accumulation=accumulation,
             weight_decay=training.weight_decay,
             max_grad_norm=training.max_grad_norm,
-            autocast_bf16=training.bf16(place.device.type) and task.deepspeed is None,
-            deepspeed=task.deepspeed,
+            autocast_bf16=bf16 and deepspeed is None,
+            deepspeed=deepspeed,
         )
-        self._policy = load_policy(config, device=place.device, deepspeed=task.deepspeed)
+        self._policy = load_policy(config, device=place.device, deepspeed=deepspeed)
         self._collator = PairCollator(self._policy.vlm, self._policy.forward.mode)
         self._history: list[dict[str, float]] = []
 
