@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from sightline.config.base import Frozen
+from sightline.config.base import Frozen, Location
 
 
 class MineSettings(Frozen):
@@ -18,8 +18,15 @@ class MineSettings(Frozen):
     """The wrong image: another one after `noise_step` diffusion steps, pure noise, another one."""
     noise_step: int = Field(default=500, ge=0, le=999)
     """Step t of VCD's diffusion schedule (0 = nearly clean, 999 = noise)."""
-    judge: Literal["auto", "exact", "normalized", "yes_no", "caption"] = "auto"
-    """How an answer is compared with the truth; `auto` chooses by the kind of question."""
+    judge: str = Field(default="auto", pattern=r"^(auto|exact|normalized|yes_no|caption|[\w.]+:\w+)$")
+    """How an answer is compared with the truth: auto (by the kind of question), exact,
+    normalized, yes_no, caption, or your own `module:function`."""
+    prompts: Literal["with_context", "without_context", "both"] = "both"
+    """Which prompt a pair carries into training, where its example has a `Reference:`."""
+    caption_conditions: bool = False
+    """Also compare captions by cm, oa1 and oa2 (three more captions an image)."""
+    caption_pairs: PositiveInt = 1
+    """Most pairs made of one image's sampled captions."""
     retrieved: NonNegativeInt = 1
     """Texts retrieved into `Reference:`; 0 = none."""
     samples: PositiveInt = 4
@@ -29,9 +36,14 @@ class MineSettings(Frozen):
     caption_temperature: NonNegativeFloat = 0.9
     """Sampling temperature of captions."""
     max_new_tokens: PositiveInt = 96
-    """Longest answer, in tokens."""
+    """Longest caption, in tokens."""
+    short_answer_tokens: PositiveInt = 16
+    """Longest answer to any other question, in tokens."""
     max_length_ratio: float = Field(default=2.0, ge=1.0)
     """Pairs of captions with one side longer than this many times the other are dropped."""
+    lexicon: Location | None = None
+    """JSON object of surface form -> node word that captions are judged by; null = the
+    embedded COCO nouns."""
     batch_size: PositiveInt = 32
     """Examples a worker answers together."""
     shard_rows: PositiveInt = 256

@@ -1,0 +1,1 @@
+"""Preference pairs: mining conditions, judges, caption pairs, filters, wrong images."""

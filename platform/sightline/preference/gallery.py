@@ -1,0 +1,107 @@
+"""The pixels of one batch: each file decoded once, each wrong image made once.
+
+One PIL object stands for one image, because that is how the model knows that prompts
+share it. A file that cannot be read costs the rows that show it, and no other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from sightline.config.mining import MineSettings
+from sightline.errors import ImageError
+from sightline.preference.wrong_image import WrongImage, stable_seed
+from sightline.records import Example
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One example with its candidates for the wrong image, as one row."""
+
+    example: Example
+    wrong_images: tuple[WrongImage, ...] = ()
+
+    def to_row(self) -> dict[str, Any]:
+        wrong = json.dumps([asdict(image) for image in self.wrong_images])
+        return self.example.to_row() | {"wrong_images": wrong}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Task:
+        wrong = tuple(WrongImage(**image) for image in json.loads(row["wrong_images"]))
+        return cls(Example.from_row(dict(row)), wrong)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """The pixels of one task, or why there are none."""
+
+    image: Image.Image | None
+    wrong: Image.Image | None = None
+    wrong_from: WrongImage | None = None
+    error: str = ""
+
+
+class Gallery:
+    """The images of one batch: each file decoded once, each wrong image made once."""
+
+    def __init__(self, settings: MineSettings):
+        self._settings = settings
+        self._loaded: dict[str, Image.Image | ImageError] = {}
+        self._made: dict[str, tuple[Image.Image, WrongImage]] = {}
+
+    def show(self, task: Task, wants_wrong: bool) -> Shown:
+        try:
+            image = self._load(task.example.image_uri)
+            if not wants_wrong:
+                return Shown(image)
+            wrong, origin = self._wrong(task, image)
+        except ImageError as error:
+            return Shown(None, error=str(error))
+        return Shown(image, wrong, origin)
+
+    def _load(self, uri: str) -> Image.Image:
+        from sightline.data.images import load_image
+
+        if uri not in self._loaded:
+            try:
+                self._loaded[uri] = load_image(uri)
+            except ImageError as error:
+                self._loaded[uri] = error
+        found = self._loaded[uri]
+        if isinstance(found, ImageError):
+            raise found
+        return found
+
+    def _wrong(self, task: Task, image: Image.Image) -> tuple[Image.Image, WrongImage]:
+        """The first readable candidate, disturbed; a broken one must not cost a healthy row."""
+        from sightline.data import corruptions
+
+        settings, key = self._settings, task.example.image_id
+        if key in self._made:
+            return self._made[key]
+        if settings.wrong_image == "noise":
+            noise_seed = stable_seed(settings.seed, key, "noise")
+            origin = WrongImage(image_id="", image_uri="", noise_seed=noise_seed)
+            self._made[key] = corruptions.noise(image, seed=noise_seed), origin
+            return self._made[key]
+        unreadable: list[str] = []
+        for candidate in task.wrong_images:
+            try:
+                other = self._load(candidate.image_uri)
+            except ImageError as error:
+                unreadable.append(str(error))
+                continue
+            if settings.wrong_image == "diffused":
+                other = corruptions.diffuse(other, step=settings.noise_step, seed=candidate.noise_seed)
+            self._made[key] = other, candidate
+            return self._made[key]
+        raise ImageError(
+            expected=f"a readable wrong image for {task.example.image_uri}",
+            got="; ".join(unreadable) or "none",
+        )
