@@ -20,8 +20,8 @@ import torch
 import torch.distributed as dist
 
 from sightline.config.dpo import DpoConfig
-from sightline.config.zero import with_precision
 from sightline.config.training import TrainingConfig
+from sightline.config.zero import with_precision
 from sightline.distributed import checkpoints
 from sightline.distributed.engines import Engine, EngineSettings, build
 from sightline.distributed.progress import Progress, speak
@@ -67,6 +67,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     the workers again would only meet it again.
     """
     speak()
+    _quiet()
     task: Task = config["task"]
     try:
         return _Training(task, _place()).run()
@@ -269,3 +270,12 @@ def _place() -> Place:
     else:
         torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
     return Place(context.get_world_rank(), context.get_world_size(), device)
+
+
+def _quiet() -> None:
+    """Our own progress lines instead of the libraries' bars and reports."""
+    import transformers
+
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
