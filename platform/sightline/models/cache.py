@@ -10,69 +10,56 @@ It knows nothing of tokens or models. Names: R rows, S slots, H heads, E head wi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache
 
 ROOM = 64
 """Slots allocated ahead of need."""
 
 
-class _RowLayer(CacheLayerMixin):
-    """One layer's buffers (R, H, S + room, E), written in place."""
+class RowCache(Cache):
+    """Right-aligned keys and values of R rows over all layers, written in place.
 
-    is_sliding = False
+    To transformers it is a cache of full-attention layers without a maximum length.
+    """
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, length: int):
-        super().__init__()
-        self.keys, self.values, self.length = keys, values, length
-        self.is_initialized = True
+    def __init__(self, pairs: list[tuple[torch.Tensor, torch.Tensor]], length: int, starts_R: torch.Tensor):
+        super().__init__(layers=[])
+        self.pairs = pairs
+        """Keys and values of each layer, (R, H, S + room, E)."""
+        self.length = length
+        """Slots in use, the same in every row and layer."""
+        self.starts_R = starts_R
+        self._padded = int(starts_R.max()) > 0
 
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Nothing to do: the buffers exist from the start."""
-
+    # -- what transformers asks of a cache ------------------------------------------------
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        start, self.length = self.length, self.length + key_states.shape[2]
-        self.keys[:, :, start : self.length] = key_states
-        self.values[:, :, start : self.length] = value_states
-        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+        keys, values = self.pairs[layer_idx]
+        end = self.length + key_states.shape[2]
+        keys[:, :, self.length : end] = key_states
+        values[:, :, self.length : end] = value_states
+        if layer_idx == len(self.pairs) - 1:
+            self.length = end
+        return keys[:, :, :end], values[:, :, :end]
 
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.length + query_length, 0
-
-    def get_seq_length(self) -> int:
+    def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.length
 
-    def get_max_length(self) -> int:
-        return -1
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        return self.length
 
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        return self.length + query_length, 0
 
-class RowCache(Cache):
-    """Right-aligned keys and values of R rows over all layers."""
-
-    def __init__(self, layers: list[_RowLayer], starts_R: torch.Tensor):
-        super().__init__(layers=layers)
-        self.starts_R = starts_R
-        self._unpadded: bool | None = None
-
-    @property
-    def length(self) -> int:
-        """Slots in use."""
-        return self.layers[0].get_seq_length()
-
-    @property
-    def capacity(self) -> int:
-        """Slots allocated."""
-        return self.layers[0].keys.shape[2]  # type: ignore[union-attr]
-
+    # -- rows -----------------------------------------------------------------------------
     def visible(self, length: int) -> torch.Tensor | None:
         """Which of the first `length` slots each row sees (R, 1, 1, S); None when all see all."""
-        if self._unpadded is None:
-            self._unpadded = int(self.starts_R.max()) == 0
-        if self._unpadded:
+        if not self._padded:
             return None
         slots = torch.arange(length, device=self.starts_R.device)
         return (slots >= self.starts_R[:, None])[:, None, None]
@@ -84,62 +71,60 @@ class RowCache(Cache):
         slots_RS = np.zeros((len(path_R), longest), dtype=np.int64)
         for r, path in enumerate(path_R):
             slots_RS[r, longest - len(path) :] = path
-        device = packed.layers[0].keys.device  # type: ignore[union-attr]
-        group = torch.tensor(list(group_R), device=device)[:, None]
-        slots = torch.from_numpy(slots_RS).to(device)
-        layers = []
+        pairs = []
         for layer in packed.layers:
-            pair = [
-                _allocate(t.transpose(1, 2)[group, slots].transpose(1, 2), longest + ROOM, longest)
-                for t in (layer.keys, layer.values)
-            ]
-            layers.append(_RowLayer(pair[0], pair[1], longest))
-        starts = torch.tensor([longest - len(path) for path in path_R], device=device)
-        return cls(layers, starts)
+            found = (layer.keys, layer.values)  # type: ignore[union-attr]
+            device = found[0].device  # type: ignore[union-attr]
+            group, slots = torch.tensor(list(group_R), device=device)[:, None], torch.from_numpy(slots_RS)
+            keys, values = (
+                _aligned(t.transpose(1, 2)[group, slots.to(device)].transpose(1, 2), longest)  # type: ignore[union-attr]
+                for t in found
+            )
+            pairs.append((keys, values))
+        starts = torch.tensor([longest - len(path) for path in path_R], device=pairs[0][0].device)
+        return cls(pairs, longest, starts)
 
     def kept(self, rows: torch.Tensor) -> RowCache:
         """Only these rows, without the slots that are padding for all of them."""
         starts = self.starts_R[rows]
-        trim = int(starts.min()) if len(rows) else 0
+        trim = int(starts.min())
         length = self.length - trim
-        layers = []
-        for layer in self.layers:
-            pair = [
-                _allocate(t[rows, :, trim : self.length], length + ROOM, length)
-                for t in (layer.keys, layer.values)
-            ]
-            layers.append(_RowLayer(pair[0], pair[1], length))
-        return RowCache(layers, starts - trim)
+        pairs = [
+            (
+                _aligned(k[rows, :, trim : self.length], length),
+                _aligned(v[rows, :, trim : self.length], length),
+            )
+            for k, v in self.pairs
+        ]
+        return RowCache(pairs, length, starts - trim)
 
     def joined(self, other: RowCache) -> RowCache:
         """The rows of both, aligned at their ends."""
         length = max(self.length, other.length)
-        layers = []
-        for mine, theirs in zip(self.layers, other.layers, strict=True):
-            pair = []
-            for a, b in ((mine.keys, theirs.keys), (mine.values, theirs.values)):
-                parts = [a[:, :, : self.length], b[:, :, : other.length]]
-                padded = [_allocate(part, length + ROOM, length) for part in parts]
-                pair.append(torch.cat(padded))
-            layers.append(_RowLayer(pair[0], pair[1], length))
+
+        def both(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            parts = (a[:, :, : self.length], b[:, :, : other.length])
+            return torch.cat([_aligned(part, length) for part in parts])
+
+        pairs = [
+            (both(k, other_k), both(v, other_v))
+            for (k, v), (other_k, other_v) in zip(self.pairs, other.pairs, strict=True)
+        ]
         starts = [c.starts_R + (length - c.length) for c in (self, other)]
-        return RowCache(layers, torch.cat(starts))
+        return RowCache(pairs, length, torch.cat(starts))
 
     def reserve(self) -> None:
         """Make sure that one more slot can be written."""
-        if self.length < self.capacity:
-            return
-        for layer in self.layers:
-            layer.keys = _allocate(layer.keys, self.capacity + ROOM, layer.length)
-            layer.values = _allocate(layer.values, layer.keys.shape[2], layer.length)
+        if self.length == self.pairs[0][0].shape[2]:
+            self.pairs = [(_aligned(k, self.length), _aligned(v, self.length)) for k, v in self.pairs]
 
 
-def _allocate(tensor_RHSE: torch.Tensor, capacity: int, length: int) -> torch.Tensor:
-    """A zeroed buffer of `capacity` slots whose first `length` end with the tensor's slots.
+def _aligned(tensor_RHSE: torch.Tensor, length: int) -> torch.Tensor:
+    """A buffer with room ahead whose first `length` slots end with the tensor's.
 
     Zeroed, not empty: a hidden slot has weight 0, and 0 times a stray NaN would be NaN.
     """
     rows, heads, slots, width = tensor_RHSE.shape
-    buffer = tensor_RHSE.new_zeros((rows, heads, capacity, width))
+    buffer = tensor_RHSE.new_zeros((rows, heads, length + ROOM, width))
     buffer[:, :, length - slots : length] = tensor_RHSE
     return buffer

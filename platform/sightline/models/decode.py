@@ -190,10 +190,7 @@ class Decoding:
     def _choose(self, batch: _Batch, hidden_RD: torch.Tensor) -> None:
         """Pick each row's next token from its hidden state and record it."""
         logits_RV = self.adapter.lm_head(self.model)(hidden_RD).float()
-        if self.sampling.temperature > 0:
-            ids_R = self._sample(batch, logits_RV)
-        else:
-            ids_R = logits_RV.argmax(-1)
+        ids_R = self._sample(batch, logits_RV) if self.sampling.temperature > 0 else logits_RV.argmax(-1)
         logprobs_R = logits_RV.gather(1, ids_R[:, None])[:, 0] - logits_RV.logsumexp(-1)
         batch.next_ids_R = ids_R
         for continuation, token, logprob in zip(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sightline.errors import ModelError, SpanError
@@ -91,13 +92,13 @@ def encode(
         if ids[:prompt_length] != tokenized["input_ids"][i]:
             raise SpanError(
                 expected="the prompt's tokens to stay the same when an answer follows",
-                got=f"a token across the border in {texts[i][-20:]!r} + {answers[i][:20] if answers else ''!r}",
+                got=f"a token across the end of {texts[i][-20:]!r}",
             )
         question = token_range(
             texts[i],
             (len(heads[i]), len(heads[i]) + len(prompt.text)),
-            lambda c, i=i: tokenized.char_to_token(i, c),
-            lambda t, i=i: tokenized.token_to_chars(i, t),
+            partial(tokenized.char_to_token, i),
+            partial(tokenized.token_to_chars, i),
         )
         rows.append(_row(adapter, processor, prompt, ids, prompt_length, question, rows_images[i]))
     return rows

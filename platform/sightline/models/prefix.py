@@ -93,7 +93,8 @@ def _tree(sequences: Sequence[list[int]]) -> _Tree:
     ids: list[int] = []
     paths = [np.empty(0, dtype=np.int64)] * len(sequences)
     segments: list[tuple[np.ndarray, range]] = []
-    previous, previous_path = [], np.empty(0, dtype=np.int64)
+    previous: list[int] = []
+    previous_path = np.empty(0, dtype=np.int64)
     for i in sorted(range(len(sequences)), key=lambda i: sequences[i]):
         sequence = sequences[i]
         shared = _shared_length(previous, sequence)

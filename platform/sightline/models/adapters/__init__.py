@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from sightline.errors import UnknownFamilyError
 from sightline.models.adapters.base import Adapter
+from sightline.models.adapters.instructblip import InstructBlipAdapter
+from sightline.models.adapters.llava import LlavaAdapter, LlavaNextAdapter
+from sightline.models.adapters.qwen_vl import Qwen2VlAdapter, Qwen25VlAdapter
 from sightline.models.adapters.smolvlm import Idefics3Adapter, SmolVlmAdapter
 
-_ADAPTERS: tuple[Adapter, ...] = (SmolVlmAdapter(), Idefics3Adapter())
+_ADAPTERS: tuple[Adapter, ...] = (
+    SmolVlmAdapter(),
+    Idefics3Adapter(),
+    LlavaAdapter(),
+    LlavaNextAdapter(),
+    Qwen2VlAdapter(),
+    Qwen25VlAdapter(),
+    InstructBlipAdapter(),
+)
 
 FAMILIES: dict[str, Adapter] = {name: adapter for adapter in _ADAPTERS for name in adapter.model_types}
 """`config.model_type` -> its adapter."""

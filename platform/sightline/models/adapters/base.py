@@ -70,12 +70,12 @@ class Adapter(ABC):
     def lm_head(self, model: Any) -> nn.Module:
         """From the decoder's last hidden state to logits."""
 
-    def text_blocks(self, model: Any) -> nn.ModuleList:
-        """The decoder's blocks; layer 0 is the output of the first."""
+    def text_blocks(self, model: Any) -> Any:
+        """The decoder's blocks (nn.ModuleList); layer 0 is the output of the first."""
         return self.decoder(model).layers
 
-    def attention_outputs(self, model: Any) -> list[nn.Linear]:
-        """Each decoder block's projection of the concatenated heads (`o_proj`)."""
+    def attention_outputs(self, model: Any) -> list[Any]:
+        """Each decoder block's linear projection of the concatenated heads (`o_proj`)."""
         return [block.self_attn.o_proj for block in self.text_blocks(model)]
 
     def final_norm(self, model: Any) -> nn.Module:
@@ -177,3 +177,10 @@ class Adapter(ABC):
     def sequence_inputs(self, rows: Sequence[EncodedRow], ids_BT: torch.Tensor) -> dict[str, torch.Tensor]:
         """Further per-token inputs of the model's own forward, padded like `ids_BT`."""
         return {}
+
+
+def stack_padded(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Tensors that may differ in size along their first axis, stacked; missing parts are zero."""
+    from torch.nn.utils.rnn import pad_sequence
+
+    return pad_sequence(list(tensors), batch_first=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sightline.models.adapters.base import Adapter
+from sightline.models.adapters.base import Adapter, stack_padded
 from sightline.models.encoding import EncodedRow, ImageInputs
 
 if TYPE_CHECKING:
@@ -44,17 +44,7 @@ class SmolVlmAdapter(Adapter):
 
     def collate_images(self, images: Sequence[ImageInputs]) -> dict[str, torch.Tensor]:
         """(B, tiles, ...) with all-zero tiles as padding, which the model drops."""
-        import torch
-
-        collated = {}
-        for name in self.image_tensors:
-            tensors = [image.tensors[name] for image in images]
-            shape = [max(sizes) for sizes in zip(*(t.shape for t in tensors), strict=True)]
-            batch = torch.zeros((len(tensors), *shape), dtype=tensors[0].dtype)
-            for i, tensor in enumerate(tensors):
-                batch[(i, *(slice(0, n) for n in tensor.shape))] = tensor
-            collated[name] = batch
-        return collated
+        return {name: stack_padded([image.tensors[name] for image in images]) for name in self.image_tensors}
 
     def encode_images(self, model: Any, rows: Sequence[EncodedRow]) -> list[torch.Tensor]:
         images = [row.image for row in rows if row.image is not None]

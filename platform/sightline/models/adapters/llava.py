@@ -1,0 +1,77 @@
+"""LLaVA-1.5 and LLaVA-NeXT: CLIP tower, a projector, Llama or Mistral.
+
+LLaVA-NeXT cuts an image into tiles by its shape and drops the features of padding, so its
+images differ in their number of image tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from sightline.models.adapters.base import Adapter, stack_padded
+from sightline.models.encoding import EncodedRow, ImageInputs
+
+if TYPE_CHECKING:
+    import torch
+
+
+class LlavaAdapter(Adapter):
+    """One square image, a fixed number of image tokens."""
+
+    model_types = ("llava",)
+    image_tensors = ("pixel_values",)
+
+    def model_class(self, config: Any) -> Any:
+        from transformers import LlavaForConditionalGeneration
+
+        return LlavaForConditionalGeneration
+
+    def build_processor(self, source: str, **from_pretrained: Any) -> Any:
+        # The checkpoints name CLIP's image processor, not LLaVA's (which pads to a square).
+        from transformers import LlavaProcessor
+        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+        images = CLIPImageProcessorPil.from_pretrained(source, **from_pretrained)
+        return LlavaProcessor.from_pretrained(source, image_processor=images, **from_pretrained)
+
+    def vision_blocks(self, model: Any) -> Any:
+        return model.model.vision_tower.encoder.layers
+
+    def decoder(self, model: Any) -> Any:
+        return model.model.language_model
+
+    def lm_head(self, model: Any) -> Any:
+        return model.lm_head
+
+    def attention_window(self, text_config: Any) -> int | None:
+        return text_config.sliding_window if text_config.model_type == "mistral" else None
+
+    def collate_images(self, images: Sequence[ImageInputs]) -> dict[str, torch.Tensor]:
+        return {name: stack_padded([image.tensors[name] for image in images]) for name in self.image_tensors}
+
+    def encode_images(self, model: Any, rows: Sequence[EncodedRow]) -> list[torch.Tensor]:
+        images = [row.image for row in rows if row.image is not None]
+        inputs = {n: t.to(model.device) for n, t in self.collate_images(images).items()}
+        inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+        return list(model.get_image_features(**inputs, return_dict=True).pooler_output)
+
+
+class LlavaNextAdapter(LlavaAdapter):
+    """Tiles by the image's shape: `image_sizes` says how many features each image keeps."""
+
+    model_types = ("llava_next",)
+    image_tensors = ("pixel_values", "image_sizes")
+    images_kwargs = {"do_pad": True}
+
+    def model_class(self, config: Any) -> Any:
+        from transformers import LlavaNextForConditionalGeneration
+
+        return LlavaNextForConditionalGeneration
+
+    def build_processor(self, source: str, **from_pretrained: Any) -> Any:
+        from transformers import LlavaNextProcessor
+        from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+
+        images = LlavaNextImageProcessorPil.from_pretrained(source, **from_pretrained)
+        return LlavaNextProcessor.from_pretrained(source, image_processor=images, **from_pretrained)
