@@ -176,6 +176,8 @@ def test_gate_refuses_to_judge_what_nobody_measured():
     rows = compare(pope(20), pope(10), lexicon=LEXICON)
     with pytest.raises(ConfigError, match="caption.chair_s"):
         decide(rows)
+    with pytest.raises(ConfigError, match="must_fall"):
+        decide([])
     undefined = [r | {"ci_low": None, "ci_high": None, "delta": None} for r in rows]
     decision = decide(undefined, GateConfig(must_fall=("pope_adversarial.false_yes_rate",)))
     assert not decision.promote

@@ -16,7 +16,9 @@ class GateConfig(Frozen):
     most that a score may get worse, judged by its point estimate.
     """
 
-    must_fall: tuple[str, ...] = ("pope_adversarial.false_yes_rate", "caption.chair_s")
+    must_fall: tuple[str, ...] = Field(
+        default=("pope_adversarial.false_yes_rate", "caption.chair_s"), min_length=1
+    )
     """Scores of hallucination that must fall, each as `benchmark.metric`."""
     need: Literal["all", "any"] = "all"
     """Whether all of them must fall, or one is enough."""

@@ -12,7 +12,7 @@ from sightline.config.evaluation import EvaluationConfig
 from sightline.errors import DataError
 from sightline.evaluation.predictions import Prediction
 from sightline.evaluation.scoring import tally
-from sightline.metrics.bootstrap import paired_difference
+from sightline.metrics.bootstrap import Ratio, paired_difference
 from sightline.metrics.objects import Lexicon
 
 
@@ -33,35 +33,44 @@ def compare(
     check_same_items(before, after)
     failed = {p.example.example_id for p in (*before, *after) if p.error}
     words = lexicon if isinstance(lexicon, Lexicon) else Lexicon(lexicon)
-    sides = [
+    first, second = (
         tally([p for p in side if p.example.example_id not in failed], lexicon=words, parser=chosen.parser)
         for side in (before, after)
+    )
+    return [
+        _row(benchmark, metric, ratio, second[benchmark].ratios[metric], counts.image_ids, chosen)
+        for benchmark, counts in first.items()
+        for metric, ratio in counts.ratios.items()
     ]
-    rows = []
-    for benchmark, counts in sides[0].items():
-        for metric, ratio in counts.ratios.items():
-            found = paired_difference(
-                ratio,
-                sides[1][benchmark].ratios[metric],
-                counts.image_ids,
-                resamples=chosen.bootstrap,
-                level=chosen.confidence,
-                seed=chosen.seed,
-            )
-            rows.append(
-                {
-                    "benchmark": benchmark,
-                    "metric": metric,
-                    "before": found.before,
-                    "after": found.after,
-                    "delta": found.delta,
-                    "relative": found.relative,
-                    "ci_low": found.low,
-                    "ci_high": found.high,
-                    "n": found.n,
-                }
-            )
-    return rows
+
+
+def _row(
+    benchmark: str,
+    metric: str,
+    before: Ratio,
+    after: Ratio,
+    image_ids: Sequence[str],
+    settings: EvaluationConfig,
+) -> dict[str, Any]:
+    found = paired_difference(
+        before,
+        after,
+        image_ids,
+        resamples=settings.bootstrap,
+        level=settings.confidence,
+        seed=settings.seed,
+    )
+    return {
+        "benchmark": benchmark,
+        "metric": metric,
+        "before": found.before,
+        "after": found.after,
+        "delta": found.delta,
+        "relative": found.relative,
+        "ci_low": found.low,
+        "ci_high": found.high,
+        "n": found.n,
+    }
 
 
 def check_same_items(before: Sequence[Prediction], after: Sequence[Prediction]) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from sightline.config.evaluation import GateConfig
 from sightline.errors import ConfigError
 from sightline.evaluation.scoring import METRICS, benchmark_label
+from sightline.evaluation.wording import amount, is_share, metric_label, number, unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ def decide(comparison: Sequence[Mapping[str, Any]], settings: GateConfig | None 
 
 
 def _fell(row: Mapping[str, Any]) -> Rule:
-    high = _number(row["ci_high"])
+    high = number(row["ci_high"])
     passed = high < 0  # False for nan: what is undefined did not fall
     if math.isnan(high):
         detail = f"{_label(row)} has no interval"
@@ -93,7 +94,7 @@ def _fell(row: Mapping[str, Any]) -> Rule:
 def _within_margin(row: Mapping[str, Any], gate: GateConfig) -> Rule | None:
     """The margin rule of a score; None where it has none, or was undefined from the start."""
     allowed = _margin(row, gate)
-    before, delta = _number(row["before"]), _number(row["delta"])
+    before, delta = number(row["before"]), number(row["delta"])
     if allowed is None or math.isnan(before):
         return None
     if math.isnan(delta):
@@ -102,7 +103,7 @@ def _within_margin(row: Mapping[str, Any], gate: GateConfig) -> Rule | None:
     worse = delta if lower_is_better else -delta
     # Rounded, because 0.80 - 0.78 is a little more than 0.02.
     passed = round(worse - allowed, 9) <= 0
-    limit = _amount(allowed, row["metric"], signed=False)
+    limit = f"{allowed * 100:.1f} points" if is_share(row["metric"]) else f"{allowed:.1f} words"
     verb = "stayed within" if passed else "left"
     detail = f"{_label(row)} {verb} its margin of {limit}: {_change(row)}"
     return Rule("margin", row["benchmark"], row["metric"], passed, detail)
@@ -117,41 +118,22 @@ def _margin(row: Mapping[str, Any], gate: GateConfig) -> float | None:
         case "recall" if row["benchmark"] == "caption":
             return gate.recall_margin
         case "length":
-            return gate.length_margin * _number(row["before"])
+            return gate.length_margin * number(row["before"])
         case "unparsed_rate" | "empty_rate":
             return gate.unparsed_margin
         case _:
             return gate.hallucination_margin if metric in METRICS and METRICS[metric].hallucination else None
 
 
-def _number(value: float | None) -> float:
-    """Rows read back from JSON hold None where nan was."""
-    return math.nan if value is None else value
-
-
 def _label(row: Mapping[str, Any]) -> str:
-    label = METRICS[row["metric"]].label if row["metric"] in METRICS else row["metric"]
-    return f"{benchmark_label(row['benchmark'])} {label}"
+    return f"{benchmark_label(row['benchmark'])} {metric_label(row['metric'])}"
 
 
 def _change(row: Mapping[str, Any]) -> str:
     """`+1.2 points (-0.3 to +2.7)`."""
-    low, high = _number(row["ci_low"]), _number(row["ci_high"])
-    text = _amount(_number(row["delta"]), row["metric"])
-    if math.isnan(low):
+    metric = row["metric"]
+    text = f"{amount(row['delta'], metric, signed=True)} {unit(metric)}"
+    if math.isnan(number(row["ci_low"])):
         return text
-    scale = 100 if _is_share(row["metric"]) else 1
-    return f"{text} ({_signed(low * scale)} to {_signed(high * scale)})"
-
-
-def _amount(value: float, metric: str, *, signed: bool = True) -> str:
-    scale, unit = (100, "points") if _is_share(metric) else (1, "words")
-    return f"{_signed(value * scale) if signed else f'{value * scale:.1f}'} {unit}"
-
-
-def _is_share(metric: str) -> bool:
-    return metric not in METRICS or METRICS[metric].unit == "share"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.1f}".replace("-", "\N{MINUS SIGN}")
+    low, high = (amount(row[bound], metric, signed=True) for bound in ("ci_low", "ci_high"))
+    return f"{text} ({low} to {high})"

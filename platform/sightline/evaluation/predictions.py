@@ -21,7 +21,7 @@ from sightline.records import Example
 if TYPE_CHECKING:
     from PIL import Image
 
-    from sightline.models import Vlm
+    from sightline.models.vlm import Vlm
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Predict:
     """
 
     def __init__(self, config: PredictConfig, vlm: Vlm | None = None):
-        from sightline.models import Vlm
+        from sightline.models.vlm import Vlm
 
         self._settings = config.evaluation
         self._vlm = vlm or Vlm.load(

@@ -48,9 +48,12 @@ _LABELS = {
     "pope_random": "POPE random",
     "pope_popular": "POPE popular",
     "pope_adversarial": "POPE adversarial",
-    "color": "Colour",
     "caption": "Captions",
+    "color": "Colour",
+    "count": "Count",
+    "relation": "Relation",
 }
+"""Names for people, in the order of every table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,9 @@ def tally(
     for prediction in sorted(predictions, key=lambda p: p.example.example_id):
         if not prediction.error:
             by_benchmark.setdefault(prediction.benchmark, []).append(prediction)
-    return {name: _tally_one(name, rows, words, parser) for name, rows in by_benchmark.items()}
+    known = list(_LABELS)
+    order = sorted(by_benchmark, key=lambda name: (known.index(name) if name in known else len(known), name))
+    return {name: _tally_one(name, by_benchmark[name], words, parser) for name in order}
 
 
 def score(
