@@ -197,7 +197,7 @@ def test_words_for_numbers():
     row = {"benchmark": "caption", "metric": "chair_s", "before": 0.3, "after": 0.3}
     unsure = row | {"delta": 0.0, "ci_low": -0.1, "ci_high": 0.1}
     assert headline([unsure], ["caption.chair_s"]) == (
-        "Captions with an invented object went from 30.0% to 30.0%, within chance."
+        "Captions with an invented object went from 30.0% to 30.0% (within chance)."
     )
     assert trend(unsure) == "unclear"
     assert trend(unsure | {"ci_low": 0.01}) == "worse"

@@ -128,12 +128,13 @@ def curves_svg(training: Sequence[Mapping[str, Any]]) -> str:
         steps, values = np.asarray([p for p in points if not any(map(math.isnan, p))]).reshape(-1, 2).T
         axes.set_title(title, fontsize=9, color=INK, loc="left")
         axes.plot(steps, values, color=TREND_COLORS["better"], linewidth=1.0, alpha=0.28, zorder=2)
-        axes.plot(steps, _running_mean(values), color=TREND_COLORS["better"], linewidth=1.7, zorder=3)
+        smooth = values if key == "lr" else _running_mean(values)
+        axes.plot(steps, smooth, color=TREND_COLORS["better"], linewidth=1.7, zorder=3)
         axes.grid(axis="y", color=RULE, linewidth=0.6)
         axes.tick_params(length=0, labelsize=8, labelcolor=MUTED)
         axes.margins(x=0.02)
         axes.set_xlabel("step", fontsize=8)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}".replace("e-0", "e-"))
     figure.subplots_adjust(left=0.045, right=0.99, top=0.87, bottom=0.2, wspace=0.3)
     return _svg(figure, "curves")
 

@@ -69,13 +69,12 @@ def decide(comparison: Sequence[Mapping[str, Any]], settings: GateConfig | None 
         if name not in chosen.must_fall and (rule := _within_margin(row, chosen)) is not None
     ]
     enough = all(r.passed for r in falls) if chosen.need == "all" else any(r.passed for r in falls)
-    blocking = [r for r in falls if not r.passed] if not enough else [r for r in margins if not r.passed]
-    if blocking:
-        sentence = f"Not promoted: {blocking[0].detail}."
-        if len(blocking) > 1:
-            others = len(blocking) - 1
+    failed = [r for r in (*(falls if not enough else ()), *margins) if not r.passed]
+    if failed:
+        sentence = f"Not promoted: {failed[0].detail}."
+        if others := len(failed) - 1:
             sentence += f" {others} other rule{'s' * (others > 1)} failed too."
-        return Decision(False, blocking[0].name, sentence, (*falls, *margins))
+        return Decision(False, failed[0].name, sentence, (*falls, *margins))
     fallen = [r for r in falls if r.passed]
     sentence = "Promoted: " + "; ".join(r.detail for r in fallen) + "; nothing else left its margin."
     return Decision(True, "every rule", sentence, (*falls, *margins))
@@ -87,7 +86,9 @@ def _fell(row: Mapping[str, Any]) -> Rule:
     if math.isnan(high):
         detail = f"{_label(row)} has no interval"
     else:
-        detail = f"{_label(row)} {'fell' if passed else 'did not surely fall'}: {_change(row)}"
+        rose = number(row["ci_low"]) > 0
+        verb = "fell" if passed else "rose" if rose else "did not surely fall"
+        detail = f"{_label(row)} {verb}: {_change(row)}"
     return Rule("must_fall", row["benchmark"], row["metric"], passed, detail)
 
 

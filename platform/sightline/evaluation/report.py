@@ -31,6 +31,12 @@ _TILES = (
     "caption.chair_s",
     "caption.recall",
 )
+_CONDITIONS = {
+    "cm": "cross-modal (cm)",
+    "oa1": "context helps (oa1)",
+    "oa2": "context harms (oa2)",
+    "caption": "captions",
+}
 
 
 def assemble(
@@ -173,7 +179,11 @@ def _mining_groups(mining: Mapping[str, Any]) -> list[dict[str, Any]]:
             "title": title.replace("_", " "),
             "total": sum(counts.values()),
             "bars": [
-                {"label": label, "count": count, "percent": 100 * count / (max(counts.values()) or 1)}
+                {
+                    "label": _CONDITIONS.get(label, label.replace("_", " ")),
+                    "count": count,
+                    "percent": 100 * count / (max(counts.values()) or 1),
+                }
                 for label, count in counts.items()
             ],
         }
@@ -209,7 +219,12 @@ def _manifest_lines(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     manifest, measure = report["manifest"], report["measure"]
     hardware, versions = manifest.get("hardware", {}), manifest.get("versions", {})
     memory = hardware.get("memory_gib")
+    model = report["config"].get("model")
     lines = [
+        (
+            "Model",
+            " ".join(str(v) for v in (model.get("source"), model.get("revision")) if v) if model else "",
+        ),
         ("Command", manifest.get("command", "")),
         ("Commit", manifest.get("commit", "")),
         ("Started", manifest.get("started", "")),

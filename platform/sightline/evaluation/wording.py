@@ -90,4 +90,4 @@ def _clause(row: Mapping[str, Any]) -> tuple[str, str, str]:
         return subject, "fell", change
     if number(row["ci_low"]) > 0:
         return subject, "rose", change
-    return subject, "went", f"{change}, within chance"
+    return subject, "went", f"{change} (within chance)"
