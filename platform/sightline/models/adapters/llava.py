@@ -7,7 +7,7 @@ images differ in their number of image tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sightline.models.adapters.base import Adapter, stack_padded
 from sightline.models.encoding import EncodedRow, ImageInputs
@@ -20,7 +20,7 @@ class LlavaAdapter(Adapter):
     """One square image, a fixed number of image tokens."""
 
     model_types = ("llava",)
-    image_tensors = ("pixel_values",)
+    image_tensors: ClassVar[tuple[str, ...]] = ("pixel_values",)
 
     def model_class(self, config: Any) -> Any:
         from transformers import LlavaForConditionalGeneration
