@@ -266,7 +266,7 @@ def _instructblip() -> tuple[Any, Any]:
     from transformers import InstructBlipConfig, InstructBlipForConditionalGeneration, InstructBlipProcessor
     from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-    tokenizer = tiny_tokenizer("<s>", "</s>", "<image>", bos="<s>", eos="</s>", image_token="<image>")
+    tokenizer = tiny_tokenizer("<s>", "</s>", "<image>", bos="<s>", eos="</s>")
     qformer = tiny_tokenizer("[CLS]", "[SEP]", bos="[CLS]", eos="[SEP]")
     images = BlipImageProcessorPil(size={"height": 28, "width": 28})
     processor = InstructBlipProcessor(images, tokenizer, qformer, num_query_tokens=4)
