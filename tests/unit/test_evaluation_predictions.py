@@ -1,5 +1,7 @@
 """The prediction Worker on a tiny real model, alone and through shards in a for-loop."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -70,6 +72,18 @@ def test_answers_are_the_models_own(examples):
         (expected,) = vlm.generate([Prompt(image, prediction.example.question)], max_new_tokens=longest)
         assert prediction.answer == expected[0].text
         assert prediction.finished == expected[0].finished
+
+
+def test_the_same_question_about_an_image_is_asked_once(examples, monkeypatch):
+    vlm = tiny_vlm("smolvlm")
+    twice = [examples[0], replace(examples[0], example_id="again", split="pope_popular")]
+    prompts = []
+    generate = vlm.generate
+    monkeypatch.setattr(vlm, "generate", lambda p, **kw: prompts.extend(p) or generate(p, **kw))
+    first, second = Predict(CONFIG, vlm=vlm).predict(twice)
+    assert len(prompts) == 1
+    assert first.answer == second.answer
+    assert second.benchmark == "pope_popular"
 
 
 def test_shards_and_loop_give_the_same_and_a_second_run_asks_nothing(examples, tmp_path, monkeypatch):

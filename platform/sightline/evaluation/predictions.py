@@ -16,7 +16,7 @@ import numpy as np
 from sightline.config.evaluation import EvaluationConfig
 from sightline.config.model import ModelConfig
 from sightline.errors import ImageError
-from sightline.records import Example
+from sightline.records import Answer, Example
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -88,38 +88,48 @@ class Predict:
         return {name: _column([row[name] for row in answered]) for name in answered[0]}
 
     def predict(self, examples: Sequence[Example]) -> list[Prediction]:
-        """One prediction an example, in order. Questions about one image share its pixels."""
+        """One prediction an example, in order.
+
+        Questions about one image share its pixels; the same question about the same image
+        (POPE's positives stand in all three splits) is asked once.
+        """
         images, errors = _load_images(examples)
-        found: dict[int, Prediction] = {}
-        for is_caption in (False, True):
-            chosen = [
-                i
-                for i, e in enumerate(examples)
-                if (e.kind in ("caption", "open")) == is_caption and e.image_uri in images
-            ]
-            if chosen:
-                found |= self._answer(examples, chosen, images, is_caption)
+        askable = [e for e in examples if e.image_uri in images]
+        answers: dict[_Asked, Answer] = {}
+        for long in (False, True):
+            asked = list(dict.fromkeys(_asked(e) for e in askable if _is_long(e) == long))
+            answers |= self._answer(asked, images, long) if asked else {}
         return [
-            found[i] if i in found else Prediction(e, "", error=errors[e.image_uri])
-            for i, e in enumerate(examples)
+            Prediction(e, "", error=errors[e.image_uri])
+            if e.image_uri in errors
+            else Prediction(e, answers[_asked(e)].text, answers[_asked(e)].finished)
+            for e in examples
         ]
 
     def _answer(
-        self, examples: Sequence[Example], chosen: list[int], images: dict[str, Image.Image], is_caption: bool
-    ) -> dict[int, Prediction]:
+        self, asked: Sequence[_Asked], images: Mapping[str, Image.Image], long: bool
+    ) -> dict[_Asked, Answer]:
         from sightline.models.prompts import Prompt
 
         settings = self._settings
-        asked = [examples[i] for i in chosen]
         samples = self._vlm.generate(
-            [Prompt(images[e.image_uri], e.question, e.context) for e in asked],
-            max_new_tokens=settings.max_new_tokens if is_caption else settings.short_answer_tokens,
+            [Prompt(images[uri], question, context) for uri, question, context, _ in asked],
+            max_new_tokens=settings.max_new_tokens if long else settings.short_answer_tokens,
             batch_size=settings.batch_size,
         )
-        return {
-            i: Prediction(examples[i], answers[0].text, answers[0].finished)
-            for i, answers in zip(chosen, samples, strict=True)
-        }
+        return {key: answers[0] for key, answers in zip(asked, samples, strict=True)}
+
+
+_Asked = tuple[str, str, str, bool]
+
+
+def _asked(example: Example) -> _Asked:
+    """What the model is shown, and whether it may answer at length: equal keys, equal answers."""
+    return (example.image_uri, example.question, example.context, _is_long(example))
+
+
+def _is_long(example: Example) -> bool:
+    return example.kind in ("caption", "open")
 
 
 def _load_images(examples: Sequence[Example]) -> tuple[dict[str, Image.Image], dict[str, str]]:
