@@ -72,7 +72,14 @@ class ImageEmbedder:
     def __init__(self, config: ModelConfig):
         from sightline.models.vlm import Vlm
 
-        self._vlm = Vlm.load(**config.arguments())
+        self._vlm = Vlm.load(
+            config.source,
+            revision=config.revision,
+            dtype=config.dtype,
+            device=config.device,
+            attention=config.attention,
+            adapter_path=config.adapter,
+        )
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         from sightline.data import images
@@ -81,7 +88,7 @@ class ImageEmbedder:
         errors = []
         for uri in batch["image_uri"]:
             try:
-                loaded.append(images.load(str(uri)))
+                loaded.append(images.load_image(str(uri)))
                 errors.append("")
             except ImageError as error:
                 errors.append(str(error))
