@@ -15,7 +15,7 @@ class RunConfig(Frozen):
     name: str = Field(default="dpo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Letters, digits, dots, dashes. The same name again continues where the run stopped."""
     root: Location = "runs"
-    """Folder of all runs. On a cluster of several machines: shared storage that all can reach."""
+    """Folder of all runs. On several machines: a folder that all of them share."""
     tracking_uri: TrackingUri = "sqlite:///mlflow.db"
     """MLflow's store: an sqlite file (one machine) or a server's address."""
     experiment: str = "sightline"
