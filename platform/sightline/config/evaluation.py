@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from sightline.config.base import Frozen
+from sightline.config.dataset import DatasetConfig
 
 
 class GateConfig(Frozen):
@@ -37,6 +38,8 @@ class GateConfig(Frozen):
 class EvaluationConfig(Frozen):
     """Held-out scenes, POPE in three splits, captions scored by CHAIR."""
 
+    dataset: DatasetConfig | None = None
+    """Held-out examples; null = held-out scenes of the world, where `dataset` is the world."""
     scenes: PositiveInt = 500
     """Held-out images; no training scene is among them."""
     seed: NonNegativeInt = 90_001

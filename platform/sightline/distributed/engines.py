@@ -216,8 +216,9 @@ def import_deepspeed() -> Any:
 
 
 def _gather(module: nn.Module, *, sharded: bool) -> dict[str, torch.Tensor] | None:
-    """Parameters and buffers by name; under ZeRO 3 one after the other, so that memory stays flat."""
+    """What a state_dict holds, in full; under ZeRO 3 one after the other, so that memory stays flat."""
     keep = _rank() == 0
+    kept = set(module.state_dict())
     full: dict[str, torch.Tensor] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
         if sharded:
@@ -227,7 +228,7 @@ def _gather(module: nn.Module, *, sharded: bool) -> dict[str, torch.Tensor] | No
         elif keep:
             full[name] = parameter.detach().cpu()
     if keep:
-        full |= {name: buffer.detach().cpu() for name, buffer in module.named_buffers()}
+        full |= {name: buffer.detach().cpu() for name, buffer in module.named_buffers() if name in kept}
     return full if keep else None
 
 

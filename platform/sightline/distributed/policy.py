@@ -27,6 +27,8 @@ class Policy:
 
     vlm: Vlm
     forward: PairForward
+    export_merged: bool = False
+    """Save adapters inside the weights: their base lies in no folder, an adapter was merged into it."""
 
     def save(self, folder: str, weights: Mapping[str, torch.Tensor]) -> None:
         """Write an adapter folder, or a plain Hugging Face folder, with the processor beside it.
@@ -35,7 +37,12 @@ class Policy:
         """
         state = {name.removeprefix(_PREFIX): tensor for name, tensor in weights.items()}
         temporary = f"{folder}.{uuid.uuid4().hex[:8]}.tmp"
-        self.forward.model.save_pretrained(temporary, state_dict=state)
+        model = self.forward.model
+        if self.export_merged:
+            model.load_state_dict(state)
+            model.merge_and_unload().save_pretrained(temporary)
+        else:
+            model.save_pretrained(temporary, state_dict=state)
         self.vlm.processor.save_pretrained(temporary)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(temporary, Path(folder))
@@ -64,7 +71,8 @@ def load_policy(
         model.gradient_checkpointing_enable({"use_reentrant": False})
     del keep_alive
     forward = PairForward(model, vlm.adapter, training.forward, image_token_id=vlm.image_token_id)
-    return Policy(vlm, forward)
+    merged = config.lora is not None and config.model.adapter is not None
+    return Policy(vlm, forward, export_merged=merged)
 
 
 def load_vlm(config: DpoConfig, *, device: torch.device, dtype: str) -> Vlm:

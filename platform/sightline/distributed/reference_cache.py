@@ -7,18 +7,23 @@ model, processor, chat template, precision and each row's hash. Whatever differs
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from sightline.config.dpo import DpoConfig
+from sightline.config.model import ModelConfig
 from sightline.data.pairs import row_hash
 from sightline.distributed.shards import run_sharded
 from sightline.distributed.storage import Storage
 from sightline.errors import CacheMismatchError, ImageError
+from sightline.models.identity import identity_of_files
+from sightline.models.loading import resolve
 from sightline.records import PreferencePair
 
 _KEY = "cache.json"
@@ -88,6 +93,22 @@ class ReferenceWorker:
         return errors
 
 
+def identity_parts(config: DpoConfig, model: ModelConfig | None = None) -> dict[str, str]:
+    """What log-probabilities depend on beside the pair, by name, each as a short hash or a word.
+
+    `model` is another model than the configuration's (the trained one).
+    """
+    named = model or config.model
+    folder = resolve(named.source, named.revision)
+    return {
+        "model": identity_of_files(folder, named.adapter),
+        "processor": _hash_files(folder, "*processor*.json", "*token*.json", "vocab*", "merges*"),
+        "template": _hash_files(folder, "chat_template*"),
+        "precision": config.training.precision,
+        "attention": named.attention,
+    }
+
+
 def reference_logprobs(
     config: DpoConfig, pairs: Sequence[PreferencePair], folder: str, *, identity: Mapping[str, str]
 ) -> Reference:
@@ -132,6 +153,13 @@ def reference_logprobs(
         rejected_N=np.array([found[pair.pair_id]["rejected_logprob"] for pair in kept]),
         unreadable=len(pairs) - len(kept),
     )
+
+
+def _hash_files(folder: Path, *patterns: str) -> str:
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _agree(storage: Storage, identity: dict[str, str], hashes: Mapping[str, str]) -> None:
