@@ -8,7 +8,7 @@ import pytest
 from sightline.config.evaluation import EvaluationConfig, GateConfig
 from sightline.errors import ConfigError, DataError
 from sightline.evaluation.compare import compare
-from sightline.evaluation.gate import decide
+from sightline.evaluation.gate import check_measurable, decide
 from sightline.evaluation.predictions import Prediction
 from sightline.evaluation.scoring import METRICS, benchmark_label, score
 from sightline.records import Example
@@ -181,6 +181,17 @@ def test_gate_refuses_to_judge_what_nobody_measured():
     undefined = [r | {"ci_low": None, "ci_high": None, "delta": None} for r in rows]
     decision = decide(undefined, GateConfig(must_fall=("pope_adversarial.false_yes_rate",)))
     assert not decision.promote
+
+
+def test_what_cannot_be_measured_is_refused_before_any_work():
+    examples = [p.example for p in (*pope(1), *captions(1))]
+    check_measurable(examples, lexicon=LEXICON, settings=EvaluationConfig())
+    with pytest.raises(ConfigError, match="caption.chair_s"):
+        check_measurable(examples[:3], lexicon=LEXICON, settings=EvaluationConfig())
+    with pytest.raises(DataError, match="yes or no"):
+        check_measurable(
+            [replace(examples[0], answer="Perhaps.")], lexicon=LEXICON, settings=EvaluationConfig()
+        )
 
 
 def test_settings_reach_the_bootstrap():

@@ -8,14 +8,17 @@ defined before and is not any more breaks its margin. The decision names its rul
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from sightline.config.evaluation import GateConfig
+from sightline.config.evaluation import EvaluationConfig, GateConfig
 from sightline.errors import ConfigError
-from sightline.evaluation.scoring import METRICS, benchmark_label
+from sightline.evaluation.predictions import Prediction
+from sightline.evaluation.scoring import METRICS, benchmark_label, tally
 from sightline.evaluation.wording import amount, is_share, metric_label, number, unit
+from sightline.metrics.objects import Lexicon
+from sightline.records import Example
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +56,25 @@ class Decision:
         }
 
 
+def check_measurable(
+    examples: Sequence[Example], *, lexicon: Lexicon | Mapping[str, str], settings: EvaluationConfig
+) -> None:
+    """Before any work: can these examples be scored, and will the gate find what it asks for?
+
+    Scores the true answers as if a model had given them. Raises DataError for truths that
+    are no truths, doubled ids or mixed kinds, ConfigError for a `must_fall` nobody will measure.
+    """
+    perfect = [Prediction(example, example.answer) for example in examples]
+    tallies = tally(perfect, lexicon=lexicon, parser=settings.parser)
+    measured = {f"{name}.{metric}" for name, counts in tallies.items() for metric in counts.ratios}
+    _require(settings.gate.must_fall, measured)
+
+
 def decide(comparison: Sequence[Mapping[str, Any]], settings: GateConfig | None = None) -> Decision:
     """Judge a comparison (rows of `compare`). Raises ConfigError for a `must_fall` nobody measured."""
     chosen = settings or GateConfig()
     by_name = {f"{row['benchmark']}.{row['metric']}": row for row in comparison}
-    if missing := [name for name in chosen.must_fall if name not in by_name]:
-        raise ConfigError(
-            expected=f"evaluation.gate.must_fall among the measured scores ({', '.join(sorted(by_name))})",
-            got=", ".join(missing),
-        )
+    _require(chosen.must_fall, by_name)
     falls = [_fell(by_name[name]) for name in chosen.must_fall]
     margins = [
         rule
@@ -78,6 +91,15 @@ def decide(comparison: Sequence[Mapping[str, Any]], settings: GateConfig | None 
     fallen = [r for r in falls if r.passed]
     sentence = "Promoted: " + "; ".join(r.detail for r in fallen) + "; nothing else left its margin."
     return Decision(True, "every rule", sentence, (*falls, *margins))
+
+
+def _require(must_fall: Sequence[str], measured: Collection[str]) -> None:
+    if missing := [name for name in must_fall if name not in measured]:
+        raise ConfigError(
+            expected=f"evaluation.gate.must_fall among the measured scores ({', '.join(sorted(measured))})",
+            got=", ".join(missing),
+            hint="name scores of your own benchmarks, each as benchmark.metric",
+        )
 
 
 def _fell(row: Mapping[str, Any]) -> Rule:
