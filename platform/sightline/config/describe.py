@@ -56,7 +56,7 @@ def _alternatives(sections: list[type[BaseModel]], dotted: str, default: Any) ->
             known.setdefault(line.name, []).append(tag)
     choice = by_name.pop(f"{dotted}.type")
     tags = known.pop(choice.name)
-    lines = [FieldLine(choice.name, " | ".join(tags), getattr(default, "type", "required"), choice.doc)]
+    lines = [FieldLine(choice.name, " | ".join(tags), getattr(default, "type", choice.default), choice.doc)]
     for name, line in by_name.items():
         only = "" if known[name] == tags else f" (type {' or '.join(known[name])})"
         lines.append(FieldLine(name, line.type, line.default, line.doc + only))
