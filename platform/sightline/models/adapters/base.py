@@ -63,6 +63,10 @@ class Adapter(ABC):
         """The vision tower's transformer blocks, in order."""
 
     @abstractmethod
+    def vision_width(self, model: Any) -> int:
+        """Features of the vision tower's hidden state."""
+
+    @abstractmethod
     def decoder(self, model: Any) -> Any:
         """The text model under the language-model head: embeddings, blocks, final norm."""
 

@@ -48,6 +48,9 @@ class InstructBlipAdapter(Adapter):
     def vision_blocks(self, model: Any) -> Any:
         return model.vision_model.encoder.layers
 
+    def vision_width(self, model: Any) -> int:
+        return model.config.vision_config.hidden_size
+
     def decoder(self, model: Any) -> Any:
         return model.language_model.model
 

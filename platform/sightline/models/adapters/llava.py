@@ -38,6 +38,9 @@ class LlavaAdapter(Adapter):
     def vision_blocks(self, model: Any) -> Any:
         return model.model.vision_tower.encoder.layers
 
+    def vision_width(self, model: Any) -> int:
+        return model.config.vision_config.hidden_size
+
     def decoder(self, model: Any) -> Any:
         return model.model.language_model
 

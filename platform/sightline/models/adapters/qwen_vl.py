@@ -45,6 +45,10 @@ class Qwen2VlAdapter(Adapter):
     def vision_blocks(self, model: Any) -> Any:
         return model.model.visual.blocks
 
+    def vision_width(self, model: Any) -> int:
+        # Qwen2-VL's config calls the decoder's width `hidden_size` and its own `embed_dim`.
+        return model.config.vision_config.embed_dim
+
     def decoder(self, model: Any) -> Any:
         return model.model.language_model
 
@@ -101,6 +105,9 @@ class Qwen25VlAdapter(Qwen2VlAdapter):
     """Qwen2-VL with window attention in the vision tower."""
 
     model_types = ("qwen2_5_vl",)
+
+    def vision_width(self, model: Any) -> int:
+        return model.config.vision_config.hidden_size
 
     def model_class(self, config: Any) -> Any:
         from transformers import Qwen2_5_VLForConditionalGeneration

@@ -36,6 +36,9 @@ class SmolVlmAdapter(Adapter):
     def vision_blocks(self, model: Any) -> nn.ModuleList:
         return model.model.vision_model.encoder.layers
 
+    def vision_width(self, model: Any) -> int:
+        return model.config.vision_config.hidden_size
+
     def decoder(self, model: Any) -> Any:
         return model.model.text_model
 
