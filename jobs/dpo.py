@@ -41,8 +41,8 @@ def main(argv: list[str]) -> None:
     with tracked(
         config.run.tracking_uri, experiment=config.run.experiment, run_key=config.run.folder, params=settings
     ) as tracking:
-        pairs = run.pairs()
         examples = run.held_out()
+        pairs = run.pairs()
         reference = run.reference(pairs)
         before = run.evaluate("before", examples, config.model)
         trained = run.train(reference, tracking)

@@ -23,16 +23,17 @@ from sightline.config.dataset import WorldDataset
 from sightline.config.dpo import DpoConfig
 from sightline.config.model import ModelConfig
 from sightline.data.pairs import check_pairs, read_pairs
-from sightline.distributed.datasets import load_examples
 from sightline.distributed.evaluation import predict
 from sightline.distributed.mining import Mining, lexicon
 from sightline.distributed.progress import LOGGER, duration
 from sightline.distributed.reference_cache import Reference, identity_parts, reference_logprobs
+from sightline.distributed.sources import load_examples
 from sightline.distributed.storage import Storage
 from sightline.distributed.tracking import TrackedRun
 from sightline.distributed.trainer import Trained, train
 from sightline.errors import ConfigError
 from sightline.evaluation import report as reports
+from sightline.evaluation.gate import check_measurable
 from sightline.evaluation.predictions import Prediction
 from sightline.evaluation.run_folder import RunFolder, write_json
 from sightline.records import Example, PreferencePair
@@ -78,7 +79,9 @@ class DpoRun:
         examples = load_examples(chosen, scratch=self._path("data"), split="test")
         described = [e.image_id for e in examples if e.kind == "caption"][: config.evaluation.captions]
         keep = set(described)
-        return [e for e in examples if e.kind != "caption" or e.image_id in keep]
+        held_out = [e for e in examples if e.kind != "caption" or e.image_id in keep]
+        check_measurable(held_out, lexicon=lexicon(config.mining), settings=config.evaluation)
+        return held_out
 
     def reference(self, pairs: Sequence[PreferencePair]) -> Reference:
         """Log-probabilities under the model as it is now."""
