@@ -133,6 +133,28 @@ def test_dataset_on_disk_is_complete_and_reproducible(tmp_path):
     assert all(row.objects and row.meta["caption"] for row in rows)
 
 
+def test_references_are_what_they_are_called(tmp_path):
+    path = dataset.write(tmp_path, split="test", scenes=20, with_references=True)
+    rows = [Example.from_row(json.loads(line)) for line in path.read_text().splitlines()]
+    referenced = [row for row in rows if row.split.startswith("reference_")]
+    assert Counter(row.split for row in referenced) == dict.fromkeys(
+        ("reference_none", "reference_true", "reference_unrelated", "reference_misleading"), 40
+    )
+    for row in referenced:
+        named = {LEXICON[w] for w in LEXICON if re.search(rf"\b{w}\b", row.context)}
+        if row.split == "reference_true":
+            assert named == set(row.objects)
+        if row.split == "reference_misleading":
+            assert (row.meta["noun"] in named) == (row.answer == "No.")
+
+
+def test_another_seed_is_other_scenes(tmp_path):
+    written = [dataset.write(tmp_path / str(seed), split="test", scenes=3, seed=seed) for seed in (0, 1)]
+    assert written[0].read_text().count('"pope_random"') > 0
+    images = [{p.read_bytes() for p in path.parent.joinpath("images").iterdir()} for path in written]
+    assert not images[0] & images[1]
+
+
 def test_the_streams_of_the_splits_never_meet(tmp_path):
     assert len(set(dataset.SEEDS.values())) == len(dataset.SEEDS)
     written = [dataset.write(tmp_path / split, split=split, scenes=1) for split in ("mine", "test")]

@@ -51,6 +51,17 @@ def phase_at(step: int, steps: int) -> Phase:
     return next(phase for phase in PHASES if step < phase.until * steps or phase is PHASES[-1])
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One packed sequence a picture. W words: the nouns, then the colours."""
+
+    sequences: list[Packed]
+    pixels_B3SS: np.ndarray
+    """In [-1, 1], as the processor gives them."""
+    present_BW: np.ndarray
+    """1.0 for each word that is in the picture."""
+
+
 class Curriculum:
     """Packs scenes into training sequences; deterministic in (seed, index).
 
@@ -63,13 +74,15 @@ class Curriculum:
         self._encode, self._prefix, self._middle, self._end = encode, prefix, middle, end
         self._known: dict[str, list[int]] = {}
 
-    def batch(self, seed: int, indices: range, phase: Phase) -> tuple[list[Packed], np.ndarray, np.ndarray]:
-        """Sequences, pixels (B, 3, S, S) in [-1, 1], and which nouns and colours are there (multi-hot)."""
+    def batch(self, seed: int, indices: range, phase: Phase) -> Batch:
+        """The sequences of some scenes of a stream, with their pictures."""
         scenes = [sample(seed, index) for index in indices]
-        packed = [
-            self.pack(self.ask(scene, np.random.default_rng([*scene.seed, 5]), phase)) for scene in scenes
-        ]
-        return packed, pixels(scenes), np.stack([present(scene) for scene in scenes])
+        asked = [self.ask(scene, np.random.default_rng([*scene.seed, 5]), phase) for scene in scenes]
+        return Batch(
+            sequences=[self.pack(of_scene) for of_scene in asked],
+            pixels_B3SS=pixels(scenes),
+            present_BW=np.stack([present(scene) for scene in scenes]),
+        )
 
     def ask(self, scene: Scene, rng: np.random.Generator, phase: Phase) -> list[tuple[str, str]]:
         """The (question, answer) texts of one scene."""
@@ -85,7 +98,7 @@ class Curriculum:
         return asked
 
     def pack(self, asked: list[tuple[str, str]]) -> Packed:
-        """One sequence: the image, then a branch a question; only answers and turn ends are scored."""
+        """The image, then a branch a question; only answers and turn ends are scored."""
         prompts = [self._ids(question) + self._middle for question, _ in asked]
         answers = [self._ids(" " + answer) + self._end for _, answer in asked]
         branches = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]

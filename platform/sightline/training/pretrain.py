@@ -14,14 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from sightline.models.reference import IMAGE_TOKENS
-from sightline.training.branches import PackedBatch, collate, count_by_branch, token_logprobs
-from sightline.training.curriculum import Curriculum, Phase, phase_at
+from sightline.training.branches import PackedBatch, collate, count_by_branch
+from sightline.training.curriculum import Batch, Curriculum, Phase, phase_at
 from sightline.world.dataset import SEEDS
 from sightline.world.nouns import COLORS, NOUNS
 
@@ -64,9 +63,10 @@ class ReferenceTrainer:
         steps = self.settings.warmup_steps
         optimizer, schedule = _optimizer(parameters, self.settings.lr, steps)
         for step in range(steps):
-            _, pixels, seen = self._batch(step, Phase("warm-up", 1.0, 0, 0, 0, 0))
-            logits = head(image_tokens(self.model, torch.from_numpy(pixels)), words)
-            target = torch.from_numpy(seen)
+            batch = self._batch(step, Phase("warm-up", 1.0, 0, 0, 0, 0))
+            seen = self.model.model.get_image_features(_pixels(batch))
+            logits = head(seen.pooler_output, words)
+            target = torch.from_numpy(batch.present_BW)
             loss = F.binary_cross_entropy_with_logits(logits, target)
             _step(loss, parameters, optimizer, schedule)
             if step % 50 == 0 or step == steps - 1:
@@ -87,9 +87,8 @@ class ReferenceTrainer:
         self.model.train()
         for step in range(steps):
             phase = phase_at(step, steps)
-            packed, pixels, _ = self._batch(self.settings.warmup_steps + step, phase)
-            batch = collate(packed, pad_id=self.tokenizer.pad_token_id)
-            loss = branch_mean(self._token_losses(batch, pixels), batch).mean()
+            loss_S, _ = self._forward(self._batch(self.settings.warmup_steps + step, phase))
+            loss = loss_S.mean()
             _step(loss, parameters, optimizer, schedule)
             if step % 50 == 0:
                 self.report(phase.name, step, {"loss": loss.item(), "lr": schedule.get_last_lr()[0]})
@@ -100,18 +99,13 @@ class ReferenceTrainer:
     def validate(self) -> dict[str, float]:
         """Loss, and accuracy of whole answers (all tokens right, teacher-forced), on the `val` stream."""
         self.model.eval()
-        losses, right, answers = [], [], []
+        results = []
         for start in range(0, self.settings.validation_scenes, self.settings.batch):
             indices = range(start, min(start + self.settings.batch, self.settings.validation_scenes))
-            packed, pixels, _ = self.curriculum.batch(SEEDS["val"], indices, VALIDATION)
-            batch = collate(packed, pad_id=self.tokenizer.pad_token_id)
-            logits = self._scored_logits(batch, pixels)
-            losses.append(branch_mean(F.cross_entropy(logits, batch.target_A, reduction="none"), batch))
-            wrong = (logits.argmax(-1) != batch.target_A).float()
-            right.append(torch.zeros(batch.num_segments).index_add(0, batch.segment_A, wrong) == 0)
-            answers.append(_first_targets(batch))
+            loss_S, answers = self._forward(self.curriculum.batch(SEEDS["val"], indices, VALIDATION))
+            results.append((loss_S, answers.right_S, answers.first_S))
         self.model.train()
-        return self._accuracies(torch.cat(losses), torch.cat(right), torch.cat(answers))
+        return self._accuracies(*(torch.cat(column) for column in zip(*results, strict=True)))
 
     def _accuracies(
         self, loss_S: torch.Tensor, right_S: torch.Tensor, first_S: torch.Tensor
@@ -135,25 +129,39 @@ class ReferenceTrainer:
             self.keep()
         self.report("validation", step, numbers)
 
-    def _batch(self, step: int, phase: Phase) -> tuple[list[Any], np.ndarray, np.ndarray]:
+    def _batch(self, step: int, phase: Phase) -> Batch:
         size = self.settings.batch
         return self.curriculum.batch(SEEDS["train"], range(step * size, (step + 1) * size), phase)
 
-    def _token_losses(self, batch: PackedBatch, pixels: np.ndarray) -> torch.Tensor:
-        return -token_logprobs(self._hidden(batch, pixels), self.model.lm_head, batch)
-
-    def _scored_logits(self, batch: PackedBatch, pixels: np.ndarray) -> torch.Tensor:
-        hidden_BTD = self._hidden(batch, pixels)
-        return self.model.lm_head(hidden_BTD.flatten(0, 1)[batch.source_A]).float()
-
-    def _hidden(self, batch: PackedBatch, pixels: np.ndarray) -> torch.Tensor:
-        return self.model.model(
-            input_ids=batch.ids_BT,
-            position_ids=batch.position_BT,
-            attention_mask=batch.mask(torch.float32),
-            pixel_values=torch.from_numpy(pixels)[:, None],
+    def _forward(self, batch: Batch) -> tuple[torch.Tensor, _Answers]:
+        """The loss of every branch (S,), and how well its answer was guessed."""
+        packed = collate(batch.sequences, pad_id=self.tokenizer.pad_token_id)
+        hidden_BTD = self.model.model(
+            input_ids=packed.ids_BT,
+            position_ids=packed.position_BT,
+            attention_mask=packed.mask(torch.float32),
+            pixel_values=_pixels(batch),
             use_cache=False,
         ).last_hidden_state
+        logits_AV = self.model.lm_head(hidden_BTD.flatten(0, 1)[packed.source_A])
+        loss_A = F.cross_entropy(logits_AV, packed.target_A, reduction="none")
+        return branch_mean(loss_A, packed), _Answers.of(logits_AV, packed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """Of every branch: is the whole answer the likeliest one (teacher-forced), and its first token."""
+
+    right_S: torch.Tensor
+    first_S: torch.Tensor
+
+    @classmethod
+    def of(cls, logits_AV: torch.Tensor, batch: PackedBatch) -> _Answers:
+        wrong_A = (logits_AV.argmax(-1) != batch.target_A).float()
+        wrong_S = torch.zeros(batch.num_segments).index_add(0, batch.segment_A, wrong_A)
+        is_first_A = torch.ones_like(batch.segment_A, dtype=torch.bool)
+        is_first_A[1:] = batch.segment_A[1:] != batch.segment_A[:-1]
+        return cls(wrong_S == 0, batch.target_A[is_first_A])
 
 
 class _SeenWords(nn.Module):
@@ -184,9 +192,9 @@ def curriculum_for(tokenizer: Any) -> Curriculum:
     )
 
 
-def image_tokens(model: Any, pixels_B3SS: torch.Tensor) -> torch.Tensor:
-    """The connector's output (B, image tokens, D), as the decoder receives it."""
-    return model.model.get_image_features(pixels_B3SS[:, None]).pooler_output
+def _pixels(batch: Batch) -> torch.Tensor:
+    """(B, 1 image, 3, S, S), as SmolVLM takes them."""
+    return torch.from_numpy(batch.pixels_B3SS)[:, None]
 
 
 def branch_mean(loss_A: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
@@ -196,13 +204,6 @@ def branch_mean(loss_A: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
     """
     total_S = loss_A.new_zeros(batch.num_segments).index_add(0, batch.segment_A, loss_A)
     return total_S / count_by_branch(batch).sqrt()
-
-
-def _first_targets(batch: PackedBatch) -> torch.Tensor:
-    """The first scored token of every branch (S,)."""
-    first = torch.ones_like(batch.segment_A, dtype=torch.bool)
-    first[1:] = batch.segment_A[1:] != batch.segment_A[:-1]
-    return batch.target_A[first]
 
 
 def _word_embeddings(model: Any, tokenizer: Any) -> torch.Tensor:

@@ -10,25 +10,35 @@ from pathlib import Path
 import numpy as np
 
 from sightline.records import Example
-from sightline.world import captions, pope, questions
+from sightline.world import captions, pope, questions, references
 from sightline.world.questions import CAPTION_QUESTION, Question
 from sightline.world.render import render
 from sightline.world.scenes import Scene, stream
 
 SEEDS = {"train": 11, "mine": 22, "val": 33, "test": 44}
 """The scene streams. Models are trained on `train`; results are reported on `test` alone."""
+_SEED_STRIDE = 100
+"""Streams of the same split with other seeds lie this far apart, hence never meet another split's."""
 
 
-def write(folder: str | Path, *, split: str, scenes: int, seed: int = 0, start: int = 0) -> Path:
+Asked = tuple[str, Question, str]
+"""Which benchmark a question belongs to, the question, and the text shown as `Reference:`."""
+
+
+def write(
+    folder: str | Path, *, split: str, scenes: int, seed: int = 0, with_references: bool = False
+) -> Path:
     """Render `scenes` scenes of a split's stream and write their questions; returns the JSONL's path.
 
     `mine` rows are what a user would have to learn from (existence, colour, count, relation
     and a caption question a scene, half of the existence negatives adversarial); `val` and
-    `test` rows are the benchmarks: POPE in three splits, attributes, captions.
+    `test` rows are the benchmarks: POPE in three splits, attributes, captions; and,
+    `with_references`, the same existence questions without a reference, with a true, an
+    unrelated and a misleading one. Another `seed` is other scenes.
     """
     folder = Path(folder).absolute()
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    population = list(stream(SEEDS[split], scenes, start))
+    population = list(stream(SEEDS[split] + _SEED_STRIDE * seed, scenes))
     asked = (
         _mining_questions(population, seed) if split in ("train", "mine") else _benchmarks(population, seed)
     )
@@ -36,12 +46,12 @@ def write(folder: str | Path, *, split: str, scenes: int, seed: int = 0, start: 
     partial = path.with_suffix(".partial")
     with partial.open("w") as out:
         for scene, rows in zip(population, asked, strict=True):
-            image_id = f"{split}-{scene.seed[1]:06d}"
+            image_id = f"{split}-{seed}-{scene.seed[1]:06d}"
             image_path = folder / "images" / f"{image_id}.png"
             render(scene).save(image_path)
             sha256 = hashlib.sha256(image_path.read_bytes()).hexdigest()
-            for number, (name, question) in enumerate(rows):
-                example = _example(scene, image_id, image_path, sha256, split, name, number, question)
+            for number, asked_one in enumerate(rows):
+                example = _example(scene, image_id, image_path, sha256, split, number, asked_one)
                 out.write(json.dumps(example.to_row()) + "\n")
     partial.rename(path)
     return path
@@ -53,10 +63,10 @@ def _example(
     image_path: Path,
     sha256: str,
     split: str,
-    benchmark: str,
     number: int,
-    question: Question,
+    asked: Asked,
 ) -> Example:
+    benchmark, question, context = asked
     return Example(
         example_id=f"{image_id}/{benchmark}/{number}",
         image_id=image_id,
@@ -65,6 +75,7 @@ def _example(
         kind=question.kind,
         answer=question.answer,
         objects=scene.objects,
+        context=context,
         sha256=sha256,
         split=benchmark,
         source="world",
@@ -72,37 +83,40 @@ def _example(
     )
 
 
-def _caption_question() -> Question:
-    return Question(CAPTION_QUESTION, "", "caption")
-
-
-def _benchmarks(scenes: Sequence[Scene], seed: int) -> Iterable[list[tuple[str, Question]]]:
+def _benchmarks(scenes: Sequence[Scene], seed: int) -> Iterable[list[Asked]]:
     """POPE random, popular and adversarial, then colour, count, relation and caption."""
     editions = {name: pope.build(scenes, name, seed=seed) for name in pope.SPLITS}
     for index, scene in enumerate(scenes):
         rng = np.random.default_rng([seed, index, 3])
-        rows = [(f"pope_{name}", q) for name in pope.SPLITS for q in editions[name][index]]
-        yield rows + _attributes(scene, rng) + [("caption", _caption_question())]
+        rows = [(f"pope_{name}", q, "") for name in pope.SPLITS for q in editions[name][index]]
+        yield rows + _open_questions(scene, rng)
 
 
-def _mining_questions(scenes: Sequence[Scene], seed: int) -> Iterable[list[tuple[str, Question]]]:
-    """Two positives and two negatives (one random, one adversarial), attributes, a caption."""
+def _mining_questions(scenes: Sequence[Scene], seed: int) -> Iterable[list[Asked]]:
+    """Two positives and two negatives (one adversarial, one random), attributes, a caption."""
     hard = pope.build(scenes, "adversarial", seed=seed, per_image=4)
     for index, scene in enumerate(scenes):
         rng = np.random.default_rng([seed, index, 4])
-        negatives = [q for q in hard[index] if q.answer == "No."]
-        easy = [questions.existence(scene, noun) for noun in _other_absent(scene, negatives, rng)]
+        negative = next(q for q in hard[index] if q.answer == "No.")
+        absent = questions.random_absent(scene, rng, 2)
+        easy = questions.existence(scene, next(noun for noun in absent if noun != negative.noun))
         positives = [q for q in hard[index] if q.answer == "Yes."]
-        rows = [("existence", q) for q in positives + negatives[:1] + easy]
-        yield rows + _attributes(scene, rng) + [("caption", _caption_question())]
+        rows = [("existence", q, "") for q in (*positives, negative, easy)]
+        yield rows + _open_questions(scene, rng)
 
 
-def _other_absent(scene: Scene, asked: list[Question], rng: np.random.Generator) -> list[str]:
-    """One random absent noun that has not been asked about."""
-    taken = {q.noun for q in asked}
-    return [noun for noun in questions.random_absent(scene, rng, len(taken) + 1) if noun not in taken][:1]
+def _referenced(scenes: Sequence[Scene], seed: int) -> Iterable[list[Asked]]:
+    """One positive and one adversarial negative under no reference and under each kind."""
+    for index, asked in enumerate(pope.build(scenes, "adversarial", seed=seed, per_image=2)):
+        rng = np.random.default_rng([seed, index, 6])
+        rows = [("reference_none", q, "") for q in asked]
+        for kind in references.KINDS:
+            texts = [references.write(scenes[index], q, kind, rng) for q in asked]
+            rows += [(f"reference_{kind}", q, text) for q, text in zip(asked, texts, strict=True)]
+        yield rows
 
 
-def _attributes(scene: Scene, rng: np.random.Generator) -> list[tuple[str, Question]]:
+def _open_questions(scene: Scene, rng: np.random.Generator) -> list[Asked]:
     found = (questions.color(scene, rng), questions.count(scene, rng), questions.relation(scene, rng))
-    return [(question.kind, question) for question in found if question]
+    rows = [(question.kind, question, "") for question in found if question]
+    return [*rows, ("caption", Question(CAPTION_QUESTION, "", "caption"), "")]
