@@ -33,7 +33,7 @@ class SightlineError(Exception):
                 message += f" {hint[0].upper()}{hint[1:]}."
         super().__init__(message)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type[SightlineError], tuple[str]]:
         return (type(self), (str(self),))
 
 

@@ -20,30 +20,29 @@ class WorldDataset(Frozen):
     """Seed of the scenes. Evaluation draws from its own split and never meets these."""
 
 
-class JsonlDataset(Frozen):
+class _Files(Frozen):
+    """What both kinds of file have in common."""
+
+    path: Location
+    """The file; for parquet also a folder, whose `*.parquet` files are read in name order."""
+    image_root: Location | None = None
+    """Folder that relative `image_uri` values start from; null = the folder of the file."""
+    limit: PositiveInt | None = None
+    """Read only the first so many rows; null = all."""
+
+
+class JsonlDataset(_Files):
     """One JSON object a line, with the fields of `sightline.records.Example`."""
 
     type: Literal["jsonl"]
     """Which kind of source; decides which of the other fields exist."""
-    path: Location
-    """The `.jsonl` file."""
-    image_root: Location | None = None
-    """Folder that relative `image_uri` values start from; null = the file's own folder."""
-    limit: PositiveInt | None = None
-    """Read only the first so many rows; null = all."""
 
 
-class ParquetDataset(Frozen):
+class ParquetDataset(_Files):
     """Parquet file or folder of parts, with the columns of `sightline.records.Example`."""
 
     type: Literal["parquet"]
     """Which kind of source; decides which of the other fields exist."""
-    path: Location
-    """A file, or a folder whose `*.parquet` files are read in name order."""
-    image_root: Location | None = None
-    """Folder that relative `image_uri` values start from; null = `path`'s folder."""
-    limit: PositiveInt | None = None
-    """Read only the first so many rows; null = all."""
 
 
 def _type_of(value: Any) -> str:

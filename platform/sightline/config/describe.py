@@ -106,7 +106,7 @@ def _type_name(annotation: Any) -> str:
     if origin is Literal:
         return " | ".join(str(arg) for arg in args)
     if origin in (Union, types.UnionType):
-        return " | ".join(_type_name(arg) for arg in args)
+        return " | ".join(dict.fromkeys(_type_name(arg) for arg in args))
     if origin in (tuple, list):
         return f"list of ({_type_name(args[0])})"
     if annotation is type(None):

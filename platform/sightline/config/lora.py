@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 
 from sightline.config.base import Frozen
 
@@ -12,7 +12,7 @@ class LoraConfig(Frozen):
 
     rank: PositiveInt = 16
     """Width of the update."""
-    alpha: PositiveFloat = 32
+    alpha: PositiveInt = 32
     """Numerator of the update's scale, alpha / rank."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Dropped share of the update's input while training."""
