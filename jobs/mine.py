@@ -14,9 +14,9 @@ from sightline.config.mine import MineConfig
 def main(argv: list[str]) -> None:
     config = load(MineConfig, argv)
     from sightline.distributed import session
-    from sightline.distributed.datasets import load_examples
     from sightline.distributed.mining import Mining
     from sightline.distributed.progress import LOGGER, speak
+    from sightline.distributed.sources import load_examples
     from sightline.evaluation.run_folder import RunFolder, start_run
 
     speak()

@@ -102,6 +102,13 @@ def test_other_config_or_rows_are_refused_by_name(tmp_path):
         run(rows(5), tmp_path, identity={"model": {"hash": "a"}})
 
 
+def test_shards_of_unknown_origin_are_refused(tmp_path):
+    run(rows(4), tmp_path)
+    (tmp_path / "plan.json").unlink()
+    with pytest.raises(StorageError, match="without that file"):
+        run(rows(4), tmp_path)
+
+
 def test_groups_stay_in_one_batch(tmp_path):
     data = rows(9)
     for row, group in zip(data, "abcabcabc", strict=True):

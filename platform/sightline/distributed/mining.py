@@ -75,7 +75,7 @@ class Mining:
         selection = self._select(run)
         report = self._report(examples, asked, run, selection)
         Storage.at(self.folder).write_json(REPORT, report)
-        pairs_folder = str(Path(self.folder) / "pairs")
+        pairs_folder = f"{self.folder}/pairs"
         return Mined(self.folder, pairs_folder, len(selection.pairs), report)
 
     # --- (1) contexts -----------------------------------------------------------------
@@ -161,7 +161,7 @@ class Mining:
             rows,
             worker,
             config,
-            Path(self.folder) / name,
+            f"{self.folder}/{name}",
             shard_rows=self.settings.shard_rows,
             batch_size=self.settings.batch_size,
             workers=self.resources.workers,
@@ -185,7 +185,7 @@ class Mining:
             if row["outcome"] == "pair"
         ]
         selection = filters.select(found, max_length_ratio=self.settings.max_length_ratio)
-        storage = Storage.at(Path(self.folder) / "pairs")
+        storage = Storage.at(f"{self.folder}/pairs")
         rows = [pair.to_row() for pair in selection.pairs]
         size = self.settings.shard_rows
         parts = {f"part-{n // size:06d}.parquet": rows[n : n + size] for n in range(0, len(rows), size)}

@@ -12,11 +12,8 @@ schedules; only shard numbers and counts pass through the driver, never pixels.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -25,10 +22,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sightline.distributed.shard_plan import (
+    agree_on_plan,
+    arrange,
+    cut,
+    describe_plan,
+    finished,
+    group_starts,
+    hash_ids,
+    part_name,
+    success_name,
+)
 from sightline.distributed.storage import Storage
-from sightline.errors import DataError, SightlineError, StorageError
+from sightline.errors import DataError, SightlineError
 
-PLAN = "plan.json"
 MANIFEST = "manifest.parquet"
 ERRORS = "errors.parquet"
 _ERRORS_SCHEMA = pa.schema([("row_id", pa.string()), ("image_uri", pa.string()), ("error", pa.string())])
@@ -96,9 +103,11 @@ def run_sharded(
     """
     started = time.monotonic()
     storage = Storage.at(out_dir)
-    table, bounds = _arrange(rows, id_column, group_column, shard_rows)
-    _agree_on_plan(storage, _plan(table, shard_rows, len(bounds), id_column, worker_cls, identity or {}))
-    done = _finished(storage, len(bounds))
+    table, bounds = arrange(rows, id_column, group_column, shard_rows)
+    agree_on_plan(
+        storage, describe_plan(table, shard_rows, len(bounds), id_column, worker_cls, identity or {})
+    )
+    done = finished(storage, len(bounds))
     pending = [i for i in range(len(bounds)) if i not in done]
     if pending:
         # Input rows on shared storage, one row group a shard, so that actors read only theirs.
@@ -152,16 +161,16 @@ class ShardRunner:
         A shard found done (its worker died just after committing) is left alone.
         """
         inputs = self._manifest.read_row_group(shard)
-        if not self._storage.exists(_success_name(shard)):
+        if not self._storage.exists(success_name(shard)):
             outputs, errors = self._work(inputs)
-            size = self._storage.write_table(_part_name(shard), outputs)
+            size = self._storage.write_table(part_name(shard), outputs)
             self._storage.write_json(
-                _success_name(shard),
+                success_name(shard),
                 {
                     "rows_in": len(inputs),
                     "rows_out": len(outputs),
                     "bytes": size,
-                    "id_hash": _hash_ids(inputs[self._id_column]),
+                    "id_hash": hash_ids(inputs[self._id_column]),
                     "errors": errors,
                 },
             )
@@ -169,7 +178,7 @@ class ShardRunner:
 
     def _work(self, inputs: pa.Table) -> tuple[pa.Table, list[dict[str, str]]]:
         parts, errors = [], []
-        for start, stop in _cut(_group_starts(inputs, self._group_column), len(inputs), self._batch_size):
+        for start, stop in cut(group_starts(inputs, self._group_column), len(inputs), self._batch_size):
             batch = {name: inputs[name][start:stop].to_numpy() for name in inputs.column_names}
             good, bad = self._split(batch, self._worker(dict(batch)))
             parts.append(good)
@@ -195,126 +204,6 @@ class ShardRunner:
         columns = {name: _arrow(values) for name, values in result.items() if name != "error"}
         keep = pa.array([i not in failed for i in ids], pa.bool_())
         return pa.table(columns).filter(keep), errors
-
-
-# --- the plan: which rows belong to which shard, and what the folder holds -------------
-
-
-def _arrange(
-    rows: Sequence[Mapping[str, Any]] | pa.Table, id_column: str, group_column: str | None, shard_rows: int
-) -> tuple[pa.Table, list[tuple[int, int]]]:
-    """Rows in order (groups pulled together), and the [start, stop) of every shard."""
-    table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist([dict(row) for row in rows])
-    if len(table) == 0:
-        raise DataError(expected="at least one row", got="none", hint="check the dataset and its split")
-    ids = table[id_column].to_pylist()
-    if len(set(ids)) < len(ids):
-        twice = Counter(ids).most_common(1)[0][0]
-        raise DataError(expected=f"a unique {id_column} in every row", got=f"{twice!r} more than once")
-    if group_column is not None:
-        first: dict[Any, int] = {}
-        order = [first.setdefault(g, n) for n, g in enumerate(table[group_column].to_pylist())]
-        table = table.take(np.argsort(np.asarray(order), kind="stable"))
-    return table, list(_cut(_group_starts(table, group_column), len(table), shard_rows))
-
-
-def _group_starts(table: pa.Table, group_column: str | None) -> Iterable[int]:
-    """Row numbers at which a cut is allowed."""
-    if group_column is None:
-        return range(len(table))
-    groups = table[group_column].to_pylist()
-    return [n for n in range(len(groups)) if n == 0 or groups[n] != groups[n - 1]]
-
-
-def _cut(starts: Iterable[int], total: int, size: int) -> Iterator[tuple[int, int]]:
-    """Ranges of at least `size` rows, cut only at `starts`; the last may be shorter."""
-    begin = 0
-    for start in starts:
-        if start - begin >= size:
-            yield begin, start
-            begin = start
-    if begin < total:
-        yield begin, total
-
-
-def _plan(
-    table: pa.Table,
-    shard_rows: int,
-    shards: int,
-    id_column: str,
-    worker_cls: type,
-    identity: Mapping[str, Any],
-) -> dict[str, Any]:
-    return {
-        "worker": worker_cls.__qualname__,
-        "identity": json.loads(json.dumps(dict(identity), sort_keys=True, default=str)),
-        "rows": len(table),
-        "rows_hash": _hash_rows(table),
-        "id_hash": _hash_ids(table[id_column]),
-        "shard_rows": shard_rows,
-        "shards": shards,
-    }
-
-
-def _agree_on_plan(storage: Storage, plan: dict[str, Any]) -> None:
-    """Write the plan, or refuse a folder that holds a run of another one."""
-    if not storage.exists(PLAN):
-        storage.write_json(PLAN, plan)
-        return
-    before, now = _flat(storage.read_json(PLAN)), _flat(plan)
-    changed = [
-        f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
-        for key in sorted(before | now)
-        if before.get(key) != now.get(key)
-    ]
-    if changed:
-        raise StorageError(
-            expected=f"{storage.uri} to be empty or to hold this same run",
-            got="another one (" + "; ".join(changed[:6]) + ")",
-            hint="choose another run.name, or delete that folder to start afresh",
-        )
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {k: v for key, x in value.items() for k, v in _flat(x, f"{prefix}.{key}".strip(".")).items()}
-
-
-def _finished(storage: Storage, shards: int) -> set[int]:
-    """Shards whose success file agrees with the part beside it; a damaged one is redone."""
-    sizes = storage.sizes()
-    done = set()
-    for shard in range(shards):
-        if _success_name(shard) not in sizes:
-            continue
-        if storage.read_json(_success_name(shard))["bytes"] == sizes.get(_part_name(shard)):
-            done.add(shard)
-        else:
-            storage.delete(_success_name(shard))
-    return done
-
-
-def _part_name(shard: int) -> str:
-    return f"part-{shard:06d}.parquet"
-
-
-def _success_name(shard: int) -> str:
-    return f"part-{shard:06d}._SUCCESS.json"
-
-
-def _hash_ids(ids: pa.ChunkedArray) -> str:
-    digest = hashlib.sha256()
-    for value in ids.to_pylist():
-        digest.update(f"{value}\n".encode())
-    return digest.hexdigest()
-
-
-def _hash_rows(table: pa.Table) -> str:
-    digest = hashlib.sha256()
-    for row in table.to_pylist():
-        digest.update(json.dumps(row, sort_keys=True, default=str).encode())
-    return digest.hexdigest()
 
 
 def _arrow(values: Any) -> pa.Array:
@@ -377,13 +266,13 @@ def _follow(summaries: Iterator[int], *, total: int, done: int, describe: str) -
 
 def _close(storage: Storage, shards: int, *, resumed: int, started: float) -> ShardedRun:
     """Check that every shard is there, and gather the failed rows into one file."""
-    successes = [storage.read_json(_success_name(shard)) for shard in range(shards)]
+    successes = [storage.read_json(success_name(shard)) for shard in range(shards)]
     errors = [row for success in successes for row in success["errors"]]
     storage.write_table(ERRORS, pa.Table.from_pylist(errors, schema=_ERRORS_SCHEMA))
     storage.clear_temporary()
     return ShardedRun(
         storage=storage,
-        parts=tuple(_part_name(shard) for shard in range(shards)),
+        parts=tuple(part_name(shard) for shard in range(shards)),
         rows=sum(success["rows_out"] for success in successes),
         errors=len(errors),
         shards=shards,

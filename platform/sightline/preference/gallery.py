@@ -80,7 +80,7 @@ class Gallery:
 
     def _wrong(self, task: Task, image: Image.Image) -> tuple[Image.Image, WrongImage]:
         """The first readable candidate, disturbed; a broken one must not cost a healthy row."""
-        from sightline.data import corruptions
+        from sightline.data.corruptions import diffuse, noise
 
         settings, key = self._settings, task.example.image_id
         if key in self._made:
@@ -88,7 +88,7 @@ class Gallery:
         if settings.wrong_image == "noise":
             noise_seed = stable_seed(settings.seed, key, "noise")
             origin = WrongImage(image_id="", image_uri="", noise_seed=noise_seed)
-            self._made[key] = corruptions.noise(image, seed=noise_seed), origin
+            self._made[key] = noise(image, seed=noise_seed), origin
             return self._made[key]
         unreadable: list[str] = []
         for candidate in task.wrong_images:
@@ -98,7 +98,7 @@ class Gallery:
                 unreadable.append(str(error))
                 continue
             if settings.wrong_image == "diffused":
-                other = corruptions.diffuse(other, step=settings.noise_step, seed=candidate.noise_seed)
+                other = diffuse(other, step=settings.noise_step, seed=candidate.noise_seed)
             self._made[key] = other, candidate
             return self._made[key]
         raise ImageError(
