@@ -9,6 +9,7 @@ import time
 import pytest
 
 from sightline.__main__ import main, read
+from sightline.config.resources import ResourcesConfig
 from sightline.distributed import doctor
 
 
@@ -98,6 +99,12 @@ def test_an_address_where_nothing_listens():
     assert "refused" in doctor._unreachable("127.0.0.1:9")
     assert "refused" in doctor._unreachable("ray://127.0.0.1:9")
     assert doctor._unreachable("auto") == ""
+
+
+def test_a_job_servers_address_is_no_cluster():
+    (check,) = doctor.cluster(ResourcesConfig(address="http://127.0.0.1:8265"))
+    assert check.status == "fail"
+    assert "host:6379" in check.advice
 
 
 def test_arguments_of_the_doctor_go_to_the_loader():

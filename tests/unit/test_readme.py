@@ -16,7 +16,7 @@ from sightline.config.loader import parse
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "platform/README.md")
-FOREIGN = ("cd", "export", "git", "ray")
+FOREIGN = ("cd", "git", "ray")
 """Commands that are not ours to parse."""
 
 

@@ -223,6 +223,10 @@ def cluster(resources: ResourcesConfig) -> Iterator[Check]:
     from sightline.distributed import session
 
     address = resources.address or os.environ.get("RAY_ADDRESS") or None
+    if address is not None and address.startswith("http"):
+        advice = "`ray job submit` wants it; here name the cluster itself, such as host:6379"
+        yield Check("ray", "fail", f"{address} is a job server", advice)
+        return
     if address is not None and (problem := _unreachable(address)):
         yield Check("ray", "fail", problem, "start it (`ray start --head`) or unset RAY_ADDRESS")
         return
