@@ -268,6 +268,7 @@ def _place() -> Place:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     else:
+        os.environ["DS_ACCELERATOR"] = "cpu"  # libraries that find DeepSpeed would let it look for CUDA
         torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
     return Place(context.get_world_rank(), context.get_world_size(), device)
 
@@ -275,7 +276,10 @@ def _place() -> Place:
 def _quiet() -> None:
     """Our own progress lines instead of the libraries' bars and reports."""
     import transformers
+    from ray.train.v2._internal.execution import context
 
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    # Ray 2.60 names this logger by its file, so the level of "ray.train" does not reach it.
+    for name in ("ray.train", context.__file__):
+        logging.getLogger(name).setLevel(logging.WARNING)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
