@@ -75,7 +75,7 @@ def token_range(
     if before.strip() or after.strip():
         raise SpanError(
             expected=f"token boundaries around {inside!r}",
-            got=f"a token that also holds {(before + after)!r}",
+            got=f"a token that also holds {(before + after).strip()!r}",
             hint="this tokenizer merges the template with the text; change the template",
         )
     return slice(first, last + 1)
