@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from sightline.config.evaluation import EvaluationConfig
+from sightline.config.model import ModelConfig
 from sightline.config.pretrain import PretrainConfig
+from sightline.data.examples import read_jsonl
 from sightline.distributed.progress import LOGGER, speak
 from sightline.distributed.tracking import TrackedRun, tracked
-from sightline.evaluation.run_folder import RunFolder, start_run
+from sightline.evaluation.predictions import Predict, PredictConfig
+from sightline.evaluation.run_folder import RunFolder, start_run, write_json
+from sightline.evaluation.scoring import score
 from sightline.models import reference
 from sightline.training.pretrain import ReferenceTrainer, Settings
+from sightline.world import dataset
 from sightline.world.corpus import sentences
+from sightline.world.nouns import LEXICON
 
 PLAN = "%d warm-up and %d full steps of %d scenes on %d threads into %s"
 
@@ -37,6 +45,9 @@ def run(config: PretrainConfig) -> None:
         params=params,
     ) as mlflow_run:
         train(config, folder.path / "model", mlflow_run)
+        scores = measure(folder, config.test_scenes)
+        named = {f"test/{row['benchmark']}.{row['metric']}": row["value"] for row in scores}
+        mlflow_run.log(named, step=config.warmup_steps + config.steps)
 
 
 def train(config: PretrainConfig, out: Path, mlflow_run: TrackedRun) -> None:
@@ -55,6 +66,19 @@ def train(config: PretrainConfig, out: Path, mlflow_run: TrackedRun) -> None:
     trainer.warm_up()
     trainer.train()
     LOGGER.info("saved the best weights (validation loss %.4f) to %s", trainer.best_loss, out)
+
+
+def measure(folder: RunFolder, scenes: int) -> list[dict[str, Any]]:
+    """Benchmarks of `model` on unseen scenes, as rows of `scores.json` {benchmark, metric, value, ...}."""
+    path = dataset.write(folder.path / "test", split="test", scenes=scenes, with_references=True)
+    model = ModelConfig(source=str(folder.path / "model"))
+    predictions = Predict(PredictConfig(model, EvaluationConfig())).predict(read_jsonl(path))
+    scores = score(predictions, lexicon=LEXICON)
+    write_json(folder, "scores.json", scores)
+    for row in scores:
+        interval = f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        LOGGER.info("%s %s: %s, n = %d", row["benchmark"], row["metric"], interval, row["n"])
+    return scores
 
 
 class _Reporter:

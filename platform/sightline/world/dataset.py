@@ -39,9 +39,10 @@ def write(
     folder = Path(folder).absolute()
     (folder / "images").mkdir(parents=True, exist_ok=True)
     population = list(stream(SEEDS[split] + _SEED_STRIDE * seed, scenes))
-    asked = (
-        _mining_questions(population, seed) if split in ("train", "mine") else _benchmarks(population, seed)
-    )
+    ask = _mining_questions if split in ("train", "mine") else _benchmarks
+    asked = list(ask(population, seed))
+    if with_references:
+        asked = [rows + more for rows, more in zip(asked, _referenced(population, seed), strict=True)]
     path = folder / "examples.jsonl"
     partial = path.with_suffix(".partial")
     with partial.open("w") as out:
