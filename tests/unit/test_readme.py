@@ -124,7 +124,7 @@ def tracked() -> Iterator[str]:
         deep = 3 if parts[:2] == ("platform", "sightline") else 2
         for depth in range(1, min(len(parts), deep + 1)):
             folder = "/".join(parts[:depth]) + "/"
-            if not folder.startswith(".") and folder != "tests/architectures/":
+            if not folder.startswith("."):
                 yield folder
 
 
