@@ -14,15 +14,18 @@ from sightline.config.mine import MineConfig
 def main(argv: list[str]) -> None:
     config = load(MineConfig, argv)
     from sightline.distributed import session
-    from sightline.distributed.mining import Mining
+    from sightline.distributed.mining import Mining, plan
     from sightline.distributed.progress import LOGGER, speak
     from sightline.distributed.sources import load_examples
+    from sightline.distributed.tracking import tracked
     from sightline.evaluation.run_folder import RunFolder, start_run
 
+    if config.dry_run:
+        sys.stdout.write(plan(config))
+        return
     speak()
     folder = RunFolder.at(config.run.folder)
-    examples = load_examples(config.dataset, scratch=folder.path / "data")
-    LOGGER.info("mine: %d examples into %s", len(examples), folder.path)
+    start_run(folder, name=config.run.name, config=config, seed=config.mining.seed)
     asked = config.resources
     session.connect(
         workers=asked.workers,
@@ -30,11 +33,14 @@ def main(argv: list[str]) -> None:
         gpus_per_worker=asked.gpus_per_worker,
         address=asked.address,
     )
-    if config.dry_run:
-        return
-    start_run(folder, name=config.run.name, config=config, seed=config.mining.seed)
-    mined = Mining(config.model, config.mining, config.resources, str(folder.path))(examples)
-    LOGGER.info("mine: %d pairs in %s", mined.pairs, mined.pairs_folder)
+    run, settings = config.run, config.model_dump(mode="json")
+    with tracked(
+        run.tracking_uri, experiment=run.experiment, run_key=run.folder, params=settings
+    ) as tracking:
+        examples = load_examples(config.dataset, scratch=folder.path / "data")
+        mined = Mining(config.model, config.mining, config.resources, run.folder)(examples)
+        tracking.log({f"mining/{name}": count for name, count in mined.counts().items()}, step=0)
+    LOGGER.info("%d pairs in %s", mined.pairs, mined.pairs_folder)
 
 
 if __name__ == "__main__":

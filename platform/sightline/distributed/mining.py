@@ -20,12 +20,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from sightline.config.dataset import WorldDataset
+from sightline.config.mine import MineConfig
 from sightline.config.mining import MineSettings
 from sightline.config.model import ModelConfig
 from sightline.config.resources import ResourcesConfig
 from sightline.data.examples import check_images
 from sightline.distributed.progress import LOGGER
 from sightline.distributed.shards import ShardedRun, run_sharded
+from sightline.distributed.sources import load_examples
 from sightline.distributed.storage import Storage
 from sightline.errors import DataError
 from sightline.metrics.objects import words
@@ -46,6 +49,11 @@ class Mined:
     pairs_folder: str
     pairs: int
     report: dict[str, Any]
+
+    def counts(self) -> dict[str, int]:
+        """The report's numbers worth following from run to run."""
+        totals = {name: self.report[name] for name in ("examples", "asked", "failed_rows", "pairs")}
+        return totals | {f"pairs.{name}": count for name, count in self.report["by_condition"].items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +241,33 @@ class Mining:
             "model": self.model.model_dump(mode="json"),
             "mining": self.settings.model_dump(mode="json"),
         }
+
+
+def plan(config: MineConfig) -> str:
+    """What `jobs/mine.py` would do, as text, without writing anything or loading the model."""
+    from sightline.models.identity import identity_of_files
+    from sightline.models.loading import resolve
+
+    settings, model, asked = config.mining, config.model, config.resources
+    folder = resolve(model.source, model.revision)
+    if isinstance(config.dataset, WorldDataset):
+        data = f"{config.dataset.scenes} scenes of the embedded world, about 8 questions each"
+    else:
+        examples = load_examples(config.dataset, scratch=config.run.folder)
+        missing = check_images(examples)
+        images = len({e.image_id for e in examples})
+        data = f"{len(examples)} examples of {images} images; {len(missing)} rows without their file"
+    sections = {
+        "model": f"{model.source}, identity {identity_of_files(folder, model.adapter)}",
+        "data": data,
+        "conditions": f"{', '.join(settings.conditions)}; wrong image: {settings.wrong_image}",
+        "context": f"{settings.retrieved} retrieved captions an image",
+        "captions": f"{settings.samples} samples at temperature {settings.caption_temperature:g}",
+        "shards": f"of {settings.shard_rows} examples, {settings.batch_size} at a time",
+        "workers": f"{asked.workers}, each {asked.cpus_per_worker:g} CPUs, {asked.gpus_per_worker:g} GPUs",
+        "output": f"{config.run.folder}/pairs",
+    }
+    return "".join(f"{name:<12} {value}\n" for name, value in sections.items())
 
 
 def lexicon(settings: MineSettings) -> dict[str, str]:

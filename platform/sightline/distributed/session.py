@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,12 +52,11 @@ def connect(
     `ResourceError` if `workers` of that size can never be scheduled together,
     because Ray itself would wait for them for ever.
     """
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    _set_environment(address)
     import ray
 
-    address = address or os.environ.get("RAY_ADDRESS") or None
     if not ray.is_initialized():
-        for name, value in _ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
         ray.init(**_arguments(address, dashboard))
         _quiet()
     capacity = _capacity()
@@ -94,13 +94,20 @@ def require(
             )
 
 
+def _set_environment(address: str | None) -> None:
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # Said aloud because Ray's default changed in 2.60: the ports of a private cluster may be
+    # reachable from outside, so only holders of the user's own token (~/.ray) may use them.
+    # Ray reads this when it is imported; set later, its processes would disagree and die.
+    if address is None and "ray" not in sys.modules:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
 def _arguments(address: str | None, dashboard: bool) -> dict[str, Any]:
     shared = {"log_to_driver": True, "logging_level": logging.WARNING}
     if address is not None:
         return {"address": address, **shared}
-    # Said aloud because Ray's default changed in 2.60: the ports of a private cluster may be
-    # reachable from outside, so only holders of the user's own token (~/.ray) may use them.
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
     return {
         "address": "local",
         "num_cpus": max(MIN_LOCAL_CPUS, os.cpu_count() or 1),
