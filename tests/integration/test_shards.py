@@ -65,7 +65,7 @@ def check_whole(result, folder: Path, workers: int = 2) -> None:
     assert len(redone) <= workers
 
 
-def wait_until(condition, timeout_s: float = 60.0) -> None:
+def wait_until(condition, timeout_s: float = 300.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "waited too long"

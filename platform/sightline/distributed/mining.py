@@ -13,12 +13,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sightline.config.dataset import WorldDataset
 from sightline.config.mine import MineConfig
@@ -27,6 +28,7 @@ from sightline.config.model import ModelConfig
 from sightline.config.resources import ResourcesConfig
 from sightline.data.examples import check_images
 from sightline.distributed.progress import LOGGER
+from sightline.distributed.shard_plan import hash_ids
 from sightline.distributed.shards import ShardedRun, run_sharded
 from sightline.distributed.sources import load_examples
 from sightline.distributed.storage import Storage
@@ -80,6 +82,12 @@ class Mining:
                 hint='"caption" needs caption questions; "oa1" and "oa2" need contexts',
             )
         run = self._ask(asked)
+        if run.rows == 0:
+            first = run.error_rows()[0]
+            raise DataError(
+                expected="at least one example that the model could answer",
+                got=f"{run.errors} failures, the first being {first['row_id']}: {first['error']}",
+            )
         selection = self._select(run)
         report = self._report(examples, asked, run, selection)
         Storage.at(self.folder).write_json(REPORT, report)
@@ -186,22 +194,24 @@ class Mining:
 
     def _select(self, run: ShardedRun) -> filters.Selection:
         """Filter all found pairs together, and write those that stay, part by part."""
+        columns = [f.name for f in fields(PreferencePair) if f.name != "provenance"]
         found = [
             PreferencePair.from_row(row)
-            for table in run.tables()
-            for row in table.to_pylist()
-            if row["outcome"] == "pair"
+            for table in run.tables([*columns, "outcome"])
+            for row in table.filter(pc.equal(table["outcome"], "pair")).to_pylist()
         ]
         selection = filters.select(found, max_length_ratio=self.settings.max_length_ratio)
+        kept = pa.array([pair.pair_id for pair in selection.pairs], pa.string())
         storage = Storage.at(f"{self.folder}/pairs")
-        rows = [pair.to_row() for pair in selection.pairs]
-        size = self.settings.shard_rows
-        parts = {f"part-{n // size:06d}.parquet": rows[n : n + size] for n in range(0, len(rows), size)}
-        for stale in set(storage.sizes()) - set(parts):
-            storage.delete(stale)
-        for name, part in parts.items():
-            storage.write_table(name, pa.Table.from_pylist(part))
-        storage.write_json("_SUCCESS.json", {"pairs": len(rows), "parts": len(parts)})
+        for part, table in zip(run.parts, run.tables(), strict=True):
+            pairs = table.filter(pc.is_in(table["pair_id"], kept)).drop_columns(["outcome"])
+            if len(pairs):
+                storage.write_table(part, pairs)
+            else:
+                storage.delete(part)
+        storage.write_json(
+            "_SUCCESS.json", {"pairs": len(kept), "id_hash": hash_ids(pa.chunked_array([kept]))}
+        )
         return selection
 
     # --- (4) report -------------------------------------------------------------------

@@ -12,6 +12,7 @@ schedules; only shard numbers and counts pass through the driver, never pixels.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sightline.distributed.progress import Progress
 from sightline.distributed.shard_plan import (
     agree_on_plan,
     arrange,
@@ -254,14 +256,21 @@ def _with_ray(
 
 
 def _follow(summaries: Iterator[int], *, total: int, done: int, describe: str) -> None:
-    """Consume the run, with one line of progress: done of total, rate, time left."""
+    """Consume the run, saying done of total, rate and time left: a bar, or lines in a log file."""
     from tqdm import tqdm
 
-    with tqdm(
-        total=total, initial=done, desc=describe, unit="row", disable=not describe, dynamic_ncols=True
-    ) as bar:
+    bar = tqdm(total=total, initial=done, desc=describe, unit="row", disable=not _on_terminal(describe))
+    lines = Progress(describe, total=total, unit="row", done=done)
+    with bar:
         for rows in summaries:
+            done += rows
             bar.update(rows)
+            if describe and not _on_terminal(describe):
+                lines.update(done)
+
+
+def _on_terminal(describe: str) -> bool:
+    return bool(describe) and sys.stderr.isatty()
 
 
 def _close(storage: Storage, shards: int, *, resumed: int, started: float) -> ShardedRun:

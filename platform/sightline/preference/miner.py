@@ -16,7 +16,7 @@ import numpy as np
 
 from sightline.config.mining import MineSettings
 from sightline.config.model import ModelConfig
-from sightline.errors import DataError, SpanError
+from sightline.errors import DataError, ModelError
 from sightline.metrics.objects import Lexicon
 from sightline.preference import captions, conditions, judges
 from sightline.preference.conditions import Attempt, Finding, Source
@@ -103,7 +103,7 @@ class Miner:
             return []
         try:
             return self._ask(tasks, shown)
-        except (DataError, SpanError) as error:
+        except (DataError, ModelError) as error:
             if len(tasks) == 1:
                 return [_Answered({}, [], str(error))]
             halves = (slice(0, len(tasks) // 2), slice(len(tasks) // 2, None))
