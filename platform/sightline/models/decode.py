@@ -24,7 +24,7 @@ from transformers.cache_utils import DynamicCache
 from sightline.errors import ModelError
 from sightline.models.cache import RowCache
 from sightline.models.encoding import EncodedRow
-from sightline.models.prefix import attention_mask, forward_packed, group_rows
+from sightline.models.prefix import SharedForward, attention_mask
 
 if TYPE_CHECKING:
     from sightline.models.adapters.base import Adapter
@@ -110,13 +110,16 @@ class Decoding:
         longest = max((len(row) for row in rows), default=0)
         check_window(self.adapter, self.model, longest + self.sampling.max_new_tokens)
         results: list[list[Continuation]] = [[] for _ in rows]
-        waiting = self._queue(rows)
+        forward = SharedForward(self.adapter, self.model, self.image_token_id, reuse_prefix=self.reuse_prefix)
+        # No part larger than half a batch: it can join when the other half has ended.
+        most = max(1, self.batch_size // (2 * self.sampling.num_samples))
+        waiting = deque(forward.parts(rows, most))
         batch: _Batch | None = None
         while waiting or batch is not None:
             free = self.batch_size - (len(batch.continuations) if batch is not None else 0)
             taken = _take(waiting, free // self.sampling.num_samples, at_least_one=batch is None)
             if taken:
-                fresh = self._prefill(rows, taken)
+                fresh = self._prefill(forward, rows, taken)
                 for continuation in fresh.continuations:
                     results[continuation.row].append(continuation)
                 batch = batch.joined(fresh) if batch is not None else fresh
@@ -125,21 +128,10 @@ class Decoding:
             batch = batch.kept()
         return results
 
-    def _queue(self, rows: Sequence[EncodedRow]) -> deque[list[int]]:
-        """Groups of rows that share an image, long ones last, none larger than half a batch."""
-        most = max(1, self.batch_size // (2 * self.sampling.num_samples))
-        groups = group_rows(self.adapter, rows, reuse_prefix=self.reuse_prefix)
-        parts = [group[i : i + most] for group in groups for i in range(0, len(group), most)]
-        parts.sort(key=lambda part: max(len(rows[i]) for i in part))
-        return deque(parts)
-
-    def _prefill(self, rows: Sequence[EncodedRow], taken: list[int]) -> _Batch:
+    def _prefill(self, forward: SharedForward, rows: Sequence[EncodedRow], taken: list[int]) -> _Batch:
         """Run the prompts of the rows `taken` and choose the first token of each sample."""
         cache = DynamicCache()
-        chosen = [rows[i] for i in taken]
-        hidden_GTD, packed = forward_packed(
-            self.adapter, self.model, self.image_token_id, chosen, reuse_prefix=self.reuse_prefix, cache=cache
-        )
+        hidden_GTD, packed = forward([rows[i] for i in taken], cache)
         samples = range(self.sampling.num_samples)
         order = [(r, s) for r in range(len(taken)) for s in samples]
         groups = [packed.group_R[r] for r, _ in order]

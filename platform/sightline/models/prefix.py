@@ -13,6 +13,7 @@ D width, M longest path of a batch, H heads, E head width.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -124,55 +125,70 @@ def attention_mask(decoder: Any, visible: torch.Tensor | None, dtype: torch.dtyp
     )
 
 
-def forward_packed(
-    adapter: Adapter,
-    model: Any,
-    image_token_id: int,
-    rows: Sequence[EncodedRow],
-    *,
-    reuse_prefix: bool = True,
-    cache: Any = None,
-) -> tuple[torch.Tensor, Packed]:
-    """Last hidden states (G, T, D) of some rows, each distinct image encoded once.
+class SharedForward:
+    """Forward passes over many rows in turn: prefixes shared in each, every image encoded once.
 
-    Keys and values go into `cache` (a transformers Cache) when one is given.
+    Plan with `parts`, then call with the rows of one part or several. Image features are
+    kept from the first call that needs them to the last.
     """
-    groups = group_rows(adapter, rows, reuse_prefix=reuse_prefix)
-    packed = pack(adapter, model, rows, groups)
-    embeds_GTD = _embed(adapter, model, image_token_id, rows, groups, packed)
-    visible = packed.visible_GTT
-    if visible is not None:
-        visible = visible.unsqueeze(1).to(embeds_GTD.device)
-    positions_AGT = packed.positions_AGT.to(embeds_GTD.device)
-    decoder = adapter.decoder(model)
-    outputs = decoder(
-        inputs_embeds=embeds_GTD,
-        attention_mask=attention_mask(decoder, visible, embeds_GTD.dtype),
-        position_ids=positions_AGT[0] if len(positions_AGT) == 1 else positions_AGT,
-        past_key_values=cache,
-        use_cache=cache is not None,
-    )
-    return outputs.last_hidden_state, packed
 
+    def __init__(self, adapter: Adapter, model: Any, image_token_id: int, *, reuse_prefix: bool = True):
+        self._adapter, self._model = adapter, model
+        self._image_token_id, self._reuse_prefix = image_token_id, reuse_prefix
+        self._rows_to_come: Counter[Hashable] = Counter()
+        self._features: dict[Hashable, torch.Tensor] = {}
 
-def _embed(
-    adapter: Adapter,
-    model: Any,
-    image_token_id: int,
-    rows: Sequence[EncodedRow],
-    groups: Sequence[Sequence[int]],
-    packed: Packed,
-) -> torch.Tensor:
-    """Embeddings (G, T, D) with image features in place; one encoding for each image key."""
-    first_of_key: dict[Hashable, EncodedRow] = {}
-    keys = []
-    for group in groups:
-        row = rows[group[0]]
-        if row.image is not None:
-            keys.append(adapter.image_key(row))
-            first_of_key.setdefault(keys[-1], row)
-    features = {}
-    if first_of_key:
-        encoded = adapter.encode_images(model, list(first_of_key.values()))
-        features = dict(zip(first_of_key, encoded, strict=True))
-    return adapter.embed(model, packed.ids_GT.to(model.device), [features[k] for k in keys], image_token_id)
+    def parts(self, rows: Sequence[EncodedRow], most: int) -> list[list[int]]:
+        """Indices of rows to compute together, at most `most` each, parts of like cost adjacent."""
+        for row in rows:
+            self._rows_to_come[self._adapter.image_key(row)] += 1
+        parts = []
+        for group in group_rows(self._adapter, rows, reuse_prefix=self._reuse_prefix):
+            # Neighbours in the sorted order have the most in common, so cut there.
+            group.sort(key=lambda i: rows[i].ids)
+            parts += [group[i : i + most] for i in range(0, len(group), most)]
+        # Packed sequences of one batch are padded to the longest.
+        parts.sort(key=lambda part: len(_tree([rows[i].ids for i in part]).ids))
+        return parts
+
+    def __call__(self, rows: Sequence[EncodedRow], cache: Any = None) -> tuple[torch.Tensor, Packed]:
+        """Last hidden states (G, T, D); keys and values go into `cache` when one is given."""
+        groups = group_rows(self._adapter, rows, reuse_prefix=self._reuse_prefix)
+        packed = pack(self._adapter, self._model, rows, groups)
+        embeds_GTD = self._embed(rows, groups, packed)
+        visible = packed.visible_GTT
+        if visible is not None:
+            visible = visible.unsqueeze(1).to(embeds_GTD.device)
+        positions_AGT = packed.positions_AGT.to(embeds_GTD.device)
+        decoder = self._adapter.decoder(self._model)
+        outputs = decoder(
+            inputs_embeds=embeds_GTD,
+            attention_mask=attention_mask(decoder, visible, embeds_GTD.dtype),
+            position_ids=positions_AGT[0] if len(positions_AGT) == 1 else positions_AGT,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        return outputs.last_hidden_state, packed
+
+    def _embed(
+        self, rows: Sequence[EncodedRow], groups: Sequence[Sequence[int]], packed: Packed
+    ) -> torch.Tensor:
+        """Embeddings (G, T, D) with image features in place."""
+        adapter = self._adapter
+        shown = [rows[group[0]] for group in groups if rows[group[0]].image is not None]
+        keys = [adapter.image_key(row) for row in shown]
+        new = {k: row for k, row in zip(keys, shown, strict=True) if k not in self._features}
+        if new:
+            encoded = adapter.encode_images(self._model, list(new.values()))
+            self._features.update(zip(new, encoded, strict=True))
+        embeds_GTD = adapter.embed(
+            self._model,
+            packed.ids_GT.to(self._model.device),
+            [self._features[k] for k in keys],
+            self._image_token_id,
+        )
+        self._rows_to_come.subtract(adapter.image_key(row) for row in rows)
+        for key in set(keys):
+            if self._rows_to_come[key] <= 0:
+                del self._features[key]
+        return embeds_GTD

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import torch
 
 from sightline.models.decode import check_window
 from sightline.models.encoding import EncodedRow
-from sightline.models.prefix import forward_packed, group_rows
+from sightline.models.prefix import Packed, SharedForward
 
 if TYPE_CHECKING:
     from sightline.models.adapters.base import Adapter
@@ -30,33 +31,32 @@ def token_logprobs(
     applied at the scored positions only.
     """
     check_window(adapter, model, max((len(row) for row in rows), default=0))
-    groups = group_rows(adapter, rows, reuse_prefix=reuse_prefix)
-    parts = [group[i : i + batch_size] for group in groups for i in range(0, len(group), batch_size)]
-    parts.sort(key=lambda part: max(len(rows[i]) for i in part))
+    forward = SharedForward(adapter, model, image_token_id, reuse_prefix=reuse_prefix)
+    parts = deque(forward.parts(rows, batch_size))
     results: dict[int, torch.Tensor] = {}
     while parts:
-        taken = parts.pop(0)
+        taken = parts.popleft()
         while parts and len(taken) + len(parts[0]) <= batch_size:
-            taken = taken + parts.pop(0)
-        chosen = [rows[i] for i in taken]
-        scored = _score_batch(adapter, model, chosen, image_token_id, reuse_prefix)
+            taken += parts.popleft()
+        hidden_GTD, packed = forward(chosen := [rows[i] for i in taken])
+        scored = _answer_logprobs(adapter.lm_head(model), chosen, hidden_GTD, packed)
         results.update(zip(taken, scored, strict=True))
     return [results[i] for i in range(len(rows))]
 
 
-def _score_batch(
-    adapter: Adapter, model: Any, rows: Sequence[EncodedRow], image_token_id: int, reuse_prefix: bool
+def _answer_logprobs(
+    head: Any, rows: Sequence[EncodedRow], hidden_GTD: torch.Tensor, packed: Packed
 ) -> list[torch.Tensor]:
-    hidden_GTD, packed = forward_packed(adapter, model, image_token_id, rows, reuse_prefix=reuse_prefix)
-    groups, sources, targets, lengths = [], [], [], []
+    """Log-probabilities of each row's answer tokens, from the states before them on its path."""
+    groups: list[int] = []
+    sources: list[int] = []
+    targets: list[int] = []
     for row, group, path in zip(rows, packed.group_R, packed.path_R, strict=True):
         answer = row.spans.answer
-        # The state one token earlier on the row's own path predicts each answer token.
         sources += path[answer.start - 1 : answer.stop - 1].tolist()
         targets += row.answer_ids
-        lengths.append(answer.stop - answer.start)
-        groups += [group] * lengths[-1]
-    logits_AV = adapter.lm_head(model)(hidden_GTD[groups, sources]).float()
+        groups += [group] * (answer.stop - answer.start)
+    logits_AV = head(hidden_GTD[groups, sources]).float()
     target_A1 = torch.tensor(targets, device=logits_AV.device)[:, None]
     logprobs_A = logits_AV.gather(1, target_A1)[:, 0] - logits_AV.logsumexp(-1)
-    return list(logprobs_A.cpu().split(lengths))
+    return list(logprobs_A.cpu().split([len(row.answer_ids) for row in rows]))
