@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from sightline.config.zero import read_deepspeed
 from sightline.config.dpo import DpoConfig
 from sightline.config.loader import load, parse
 from sightline.config.mine import MineConfig
 from sightline.config.pretrain import PretrainConfig
+from sightline.config.zero import read_deepspeed
 from sightline.errors import ConfigError
 
 

@@ -113,7 +113,7 @@ def universal(folder: Path, *, zero_stage: int) -> Iterator[Path]:
         if done.returncode:
             raise StorageError(
                 expected=f"to convert the checkpoint in {folder} for another number of workers",
-                got=done.stderr.strip().splitlines()[-1:],
+                got=(done.stderr.strip().splitlines() or ["no message"])[-1],
                 hint="resume with the number of workers that wrote it",
             )
         (copy / "latest_universal").write_text("state_universal")

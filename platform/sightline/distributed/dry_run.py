@@ -62,9 +62,7 @@ def _training(config: DpoConfig, trainable: int) -> dict[str, str]:
 
 def _batches(config: DpoConfig) -> dict[str, str]:
     training, workers = config.training, config.resources.workers
-    accumulation = accumulation_steps(
-        training.global_batch, micro_batch=training.micro_batch, world=workers
-    )
+    accumulation = accumulation_steps(training.global_batch, micro_batch=training.micro_batch, world=workers)
     rows = {
         "pairs a step": f"{training.global_batch} = {training.micro_batch} in a forward"
         f" x {workers} workers x {accumulation} accumulated",

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from sightline.config.dpo import DpoConfig
-from sightline.models.vlm import Vlm
+from sightline.models.vlm import Dtype, Vlm
 from sightline.training import lora
 from sightline.training.forward import PairForward
 
@@ -75,7 +75,7 @@ def load_policy(
     return Policy(vlm, forward, export_merged=merged)
 
 
-def load_vlm(config: DpoConfig, *, device: torch.device, dtype: str) -> Vlm:
+def load_vlm(config: DpoConfig, *, device: torch.device, dtype: Dtype) -> Vlm:
     """The model that `config.model` names, on this worker's device."""
     named = config.model
     return Vlm.load(

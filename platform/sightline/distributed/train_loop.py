@@ -172,6 +172,7 @@ class _Training:
             def micro_batches(first: int) -> Iterator[PairBatch]:
                 nonlocal ahead
                 for i in range(first, first + per_step):
+                    assert ahead is not None  # there is one share for every micro-batch
                     batch = ahead.result()
                     ahead = pool.submit(self._collate, shares[i + 1][1]) if i + 1 < len(shares) else None
                     yield batch.to(place.device)

@@ -82,7 +82,7 @@ def train(
         per_worker["GPU"] = resources.gpus_per_worker
     on_gpu = resources.gpus_per_worker > 0
     trainer = TorchTrainer(
-        train_loop.run,
+        train_loop.run,  # type: ignore[arg-type]  # Ray types it as returning nothing, and keeps what it returns
         train_loop_config={"task": task},
         torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo", timeout_s=_TIMEOUT_S),
         scaling_config=ScalingConfig(

@@ -45,7 +45,7 @@ class PairForward(nn.Module):
 
     def __init__(self, model: nn.Module, adapter: Adapter, mode: Mode, *, image_token_id: int):
         super().__init__()
-        self.model = model
+        self.model: Any = model
         self.adapter = adapter
         self.mode: Mode = choose_mode(mode, adapter)
         self._image_token_id = image_token_id
