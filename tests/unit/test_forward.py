@@ -46,7 +46,9 @@ def vlm() -> Vlm:
 
 def gradients(vlm: Vlm, model, pairs, mode: str) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     forward = PairForward(model, vlm.adapter, mode, image_token_id=vlm.image_token_id)
-    batch = PairCollator(vlm, forward.mode)(pairs, {"chosen": [-1.0, -9.0, -2.0], "rejected": [-3.0, -4.0, -2.0]})
+    batch = PairCollator(vlm, forward.mode)(
+        pairs, {"chosen": [-1.0, -9.0, -2.0], "rejected": [-3.0, -4.0, -2.0]}
+    )
     model.zero_grad(set_to_none=True)
     logprob_2N = forward(batch)
     terms = losses.terms(batch.policy(logprob_2N), batch.reference, beta=0.3)

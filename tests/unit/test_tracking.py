@@ -45,8 +45,6 @@ def test_progress_counts_its_own_share_and_speaks_rarely():
     ]
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(40.4, "40 s"), (600, "10 min"), (3600 * 2.1, "2 h 06 min")]
-)
+@pytest.mark.parametrize(("seconds", "text"), [(40.4, "40 s"), (600, "10 min"), (3600 * 2.1, "2 h 06 min")])
 def test_durations_are_for_people(seconds, text):
     assert duration(seconds) == text
