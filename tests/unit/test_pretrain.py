@@ -5,14 +5,15 @@ import pytest
 import torch
 
 from sightline.models import reference
-from sightline.training.curriculum import PHASES, phase_at, pixels, present
+from sightline.training.curriculum import PHASES, WORDS, phase_at, pixels, shown
 from sightline.training.pretrain import ReferenceTrainer, Settings, curriculum_for
 from sightline.world.corpus import sentences
-from sightline.world.nouns import NOUNS
 from sightline.world.render import render
-from sightline.world.scenes import sample
+from sightline.world.scenes import Item, Scene, sample
 
-SETTINGS = Settings(warmup_steps=3, steps=3, batch=2, lr=1e-3, seed=0, validate_every=3, validation_scenes=2)
+SETTINGS = Settings(
+    warmup_steps=3, steps=3, batch=2, warmup_lr=1e-3, lr=1e-3, seed=0, validate_every=3, validation_scenes=2
+)
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +56,14 @@ def test_phases_follow_each_other():
     assert PHASES[-1].until == 1.0
 
 
-def test_what_is_present_is_marked():
+def test_image_tokens_are_told_what_they_show():
+    item = Item("tv", "red", 12, 36, 24, 1.0)  # fills the first cell of the second row
+    shown_PW = shown(Scene("farm", (item,), 0, (0, 0)))
+    marked = {(int(p), WORDS[w]) for p, w in np.argwhere(shown_PW)}
+    assert marked == {(4, "tv"), (4, "red")}
     scene = sample(1, 2)
-    marked = {NOUNS[i] for i in np.flatnonzero(present(scene)[: len(NOUNS)])}
-    assert marked == set(scene.objects)
+    marked = {WORDS[w] for w in np.flatnonzero(shown(scene).any(0))}
+    assert marked >= set(scene.objects)
 
 
 def test_pretraining_is_reproducible_and_keeps_the_best(tokenizer):

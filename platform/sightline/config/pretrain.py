@@ -12,17 +12,19 @@ class PretrainConfig(Frozen):
     """Breed the reference VLM on rendered scenes. The defaults made the one that ships."""
 
     run: RunConfig = RunConfig(name="pretrain")
-    warmup_steps: PositiveInt = 1200
+    warmup_steps: PositiveInt = 1600
     """Steps of the vision warm-up."""
-    steps: PositiveInt = 4000
+    steps: PositiveInt = 2400
     """Steps with all weights."""
     batch: PositiveInt = 32
     """Scenes a step; each carries about a dozen questions."""
+    warmup_lr: PositiveFloat = 2e-3
+    """Peak learning rate of the vision warm-up."""
     lr: PositiveFloat = 1e-3
-    """Peak learning rate of both stages."""
+    """Peak learning rate with all weights."""
     seed: NonNegativeInt = 0
     """Seed of the weights and the tokenizer's corpus. The scenes are those of the `train` stream."""
-    validate_every: PositiveInt = 250
+    validate_every: PositiveInt = 200
     """Steps between validations; the weights with the lowest validation loss are kept."""
     validation_scenes: PositiveInt = 256
     """Scenes of the `val` stream a validation looks at."""

@@ -13,12 +13,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sightline.models.reference import IMAGE_TOKENS
 from sightline.training.branches import Packed, pack
 from sightline.world import captions, questions, references
 from sightline.world.nouns import COLORS, NOUNS
 from sightline.world.questions import CAPTION_QUESTION, Question
 from sightline.world.render import render
-from sightline.world.scenes import Scene, sample
+from sightline.world.scenes import IMAGE_SIZE, Scene, sample
+
+WORDS = (*NOUNS, *COLORS)
+"""What the vision warm-up tells apart."""
 
 Encode = Callable[[str], list[int]]
 
@@ -58,8 +62,8 @@ class Batch:
     sequences: list[Packed]
     pixels_B3SS: np.ndarray
     """In [-1, 1], as the processor gives them."""
-    present_BW: np.ndarray
-    """1.0 for each word that is in the picture."""
+    shown_BPW: np.ndarray
+    """1.0 where image token P shows something of word W."""
 
 
 class Curriculum:
@@ -81,7 +85,7 @@ class Curriculum:
         return Batch(
             sequences=[self.pack(of_scene) for of_scene in asked],
             pixels_B3SS=pixels(scenes),
-            present_BW=np.stack([present(scene) for scene in scenes]),
+            shown_BPW=np.stack([shown(scene) for scene in scenes]),
         )
 
     def ask(self, scene: Scene, rng: np.random.Generator, phase: Phase) -> list[tuple[str, str]]:
@@ -123,12 +127,21 @@ def pixels(scenes: list[Scene]) -> np.ndarray:
     return (images.transpose(0, 3, 1, 2).astype(np.float32) / 255 - 0.5) / 0.5
 
 
-def present(scene: Scene) -> np.ndarray:
-    """1.0 for each noun (then colour) that is in the scene, else 0.0."""
-    colors = {item.color for item in scene.items}
-    return np.array(
-        [noun in scene.objects for noun in NOUNS] + [color in colors for color in COLORS], dtype=np.float32
-    )
+def shown(scene: Scene) -> np.ndarray:
+    """Which words (W: the nouns, then the colours) each image token (P, row by row) shows something of.
+
+    A token shows an icon if that covers 40% of the token's cell, or 40% of the icon lies in it.
+    """
+    cell = IMAGE_SIZE / IMAGE_TOKENS**0.5
+    edges = np.arange(0, IMAGE_SIZE, cell)
+    shown_PW = np.zeros((IMAGE_TOKENS, len(WORDS)), dtype=np.float32)
+    for item in scene.items:
+        low_2C = np.maximum(edges, np.array([[item.y], [item.x]]) - item.size / 2)
+        high_2C = np.minimum(edges + cell, np.array([[item.y], [item.x]]) + item.size / 2)
+        covered_2C = (high_2C - low_2C).clip(0)  # pixels of each row, and of each column, of cells
+        tokens = np.outer(*covered_2C).ravel() >= 0.4 * min(cell, item.size) ** 2
+        shown_PW[np.ix_(tokens, [WORDS.index(item.noun), WORDS.index(item.color)])] = 1.0
+    return shown_PW
 
 
 def _existence(scene: Scene, rng: np.random.Generator, count: int) -> list[Question]:

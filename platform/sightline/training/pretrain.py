@@ -1,8 +1,8 @@
 """Pre-training of the reference VLM: a vision warm-up, then all weights by curriculum.
 
 Stage 1 teaches the vision tower and connector to place what they see near the language
-model's own word embeddings: normalised dot products of the image tokens with the
-embeddings of each noun and colour, log-sum-exp over the tokens, binary cross-entropy.
+model's own word embeddings: each image token's normalised dot products with the embeddings
+of all nouns and colours, binary cross-entropy against what that part of the picture shows.
 Stage 2 trains everything on packed question branches. Plain torch, fp32, one process; it
 neither knows Ray nor MLflow (`report` receives the numbers).
 """
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from sightline.models.reference import IMAGE_TOKENS
 from sightline.training.branches import PackedBatch, collate, count_by_branch
-from sightline.training.curriculum import Batch, Curriculum, Phase, phase_at
+from sightline.training.curriculum import WORDS, Batch, Curriculum, Phase, phase_at
 from sightline.world.dataset import SEEDS
 from sightline.world.nouns import COLORS, NOUNS
 
@@ -37,6 +37,7 @@ class Settings:
     warmup_steps: int
     steps: int
     batch: int
+    warmup_lr: float
     lr: float
     seed: int
     validate_every: int
@@ -61,22 +62,16 @@ class ReferenceTrainer:
         trained = [self.model.model.vision_model, self.model.model.connector, head]
         parameters = [p for module in trained for p in module.parameters()]
         steps = self.settings.warmup_steps
-        optimizer, schedule = _optimizer(parameters, self.settings.lr, steps)
+        optimizer, schedule = _optimizer(parameters, self.settings.warmup_lr, steps)
         for step in range(steps):
             batch = self._batch(step, Phase("warm-up", 1.0, 0, 0, 0, 0))
             seen = self.model.model.get_image_features(_pixels(batch))
-            logits = head(seen.pooler_output, words)
-            target = torch.from_numpy(batch.present_BW)
-            loss = F.binary_cross_entropy_with_logits(logits, target)
+            logits_BPW = head(seen.pooler_output, words)
+            target_BPW = torch.from_numpy(batch.shown_BPW)
+            loss = F.binary_cross_entropy_with_logits(logits_BPW, target_BPW, reduction="none").sum(-1).mean()
             _step(loss, parameters, optimizer, schedule)
             if step % 50 == 0 or step == steps - 1:
-                guess = logits > 0
-                hits = (guess & (target > 0)).sum().item()
-                numbers = {
-                    "loss": loss.item(),
-                    "precision": hits / max(1, guess.sum().item()),
-                    "recall": hits / target.sum().item(),
-                }
+                numbers = {"loss": loss.item(), **_found(logits_BPW, target_BPW)}
                 self.report("warm-up", step, numbers)
 
     def train(self) -> None:
@@ -91,7 +86,7 @@ class ReferenceTrainer:
             loss = loss_S.mean()
             _step(loss, parameters, optimizer, schedule)
             if step % 50 == 0:
-                self.report(phase.name, step, {"loss": loss.item(), "lr": schedule.get_last_lr()[0]})
+                self.report(phase.name, step, {"loss": loss.item(), "lr": float(schedule.get_last_lr()[0])})
             if (step + 1) % self.settings.validate_every == 0 or step == steps - 1:
                 self._keep_best(step)
 
@@ -165,16 +160,24 @@ class _Answers:
 
 
 class _SeenWords(nn.Module):
-    """Log-odds that each word is seen: scaled cosine, smooth maximum over image tokens."""
+    """Log-odds that an image token shows a word: their cosine, scaled and shifted."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.tensor(10.0))
-        self.bias = nn.Parameter(torch.tensor(-5.0))
+        self.scale = nn.Parameter(torch.tensor(20.0))
+        self.bias = nn.Parameter(torch.tensor(-6.0))
 
-    def forward(self, tokens_BTD: torch.Tensor, words_WD: torch.Tensor) -> torch.Tensor:
-        cosine = F.normalize(tokens_BTD, dim=-1) @ F.normalize(words_WD, dim=-1).T
-        return torch.logsumexp(self.scale * cosine, dim=1) + self.bias
+    def forward(self, tokens_BPD: torch.Tensor, words_WD: torch.Tensor) -> torch.Tensor:
+        cosine_BPW = F.normalize(tokens_BPD, dim=-1) @ F.normalize(words_WD, dim=-1).T
+        return self.scale * cosine_BPW + self.bias
+
+
+def _found(logits_BPW: torch.Tensor, target_BPW: torch.Tensor) -> dict[str, float]:
+    """Precision and recall of the nouns in whole pictures, at even odds."""
+    guess_BW = logits_BPW[..., : len(NOUNS)].amax(1) > 0
+    truth_BW = target_BPW[..., : len(NOUNS)].amax(1) > 0
+    hits = (guess_BW & truth_BW).sum().item()
+    return {"precision": hits / max(1, guess_BW.sum().item()), "recall": hits / truth_BW.sum().item()}
 
 
 def curriculum_for(tokenizer: Any) -> Curriculum:
@@ -209,10 +212,8 @@ def branch_mean(loss_A: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
 def _word_embeddings(model: Any, tokenizer: Any) -> torch.Tensor:
     """Mean input embedding of each noun's and colour's tokens (W, D), without gradient."""
     table = model.get_input_embeddings().weight.detach()
-    words = [*NOUNS, *COLORS]
-    return torch.stack(
-        [table[tokenizer(f" {word}", add_special_tokens=False).input_ids].mean(0) for word in words]
-    )
+    ids = [tokenizer(f" {word}", add_special_tokens=False).input_ids for word in WORDS]
+    return torch.stack([table[word].mean(0) for word in ids])
 
 
 def _optimizer(
