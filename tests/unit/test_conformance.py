@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import FAMILIES, random_image, sample_prompts, tiny_vlm
+from tiny import FAMILIES, fresh_vlm, random_image, sample_prompts, tiny_vlm
 
 from sightline.errors import SpanError, UnknownFamilyError
 from sightline.models.adapters import adapter_for
@@ -192,6 +192,16 @@ def test_the_adapter_finds_every_part(vlm: Vlm):
     assert tuple(adapter.final_norm(model).weight.shape) == (64,)
     assert adapter.model_class(config) is type(model)
     assert vlm.image_token_id == config.image_token_id
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bfloat16_answers_and_stays_near_fp32(family: str):
+    exact, rough = tiny_vlm(family), fresh_vlm(family)
+    rough.model.to(torch.bfloat16)
+    prompts = sample_prompts()
+    assert all(s[0].token_ids for s in rough.generate(prompts, max_new_tokens=3))
+    for a, b in zip(exact.score(prompts, ANSWERS), rough.score(prompts, ANSWERS), strict=True):
+        assert a.logprob == pytest.approx(b.logprob, rel=0.1)
 
 
 def test_a_checkpoint_comes_back_equal(vlm: Vlm, tmp_path):

@@ -71,17 +71,16 @@ class RowCache(Cache):
         slots_RS = np.zeros((len(path_R), longest), dtype=np.int64)
         for r, path in enumerate(path_R):
             slots_RS[r, longest - len(path) :] = path
-        pairs = []
-        for layer in packed.layers:
-            found = (layer.keys, layer.values)  # type: ignore[union-attr]
-            device = found[0].device  # type: ignore[union-attr]
-            group, slots = torch.tensor(list(group_R), device=device)[:, None], torch.from_numpy(slots_RS)
-            keys, values = (
-                _aligned(t.transpose(1, 2)[group, slots.to(device)].transpose(1, 2), longest)  # type: ignore[union-attr]
-                for t in found
-            )
-            pairs.append((keys, values))
-        starts = torch.tensor([longest - len(path) for path in path_R], device=pairs[0][0].device)
+        found = [(layer.keys, layer.values) for layer in packed.layers]  # type: ignore[union-attr]
+        device = found[0][0].device  # type: ignore[union-attr]
+        group, slots = torch.tensor(list(group_R), device=device)[:, None], torch.from_numpy(slots_RS)
+        slots = slots.to(device)
+
+        def gathered(tensor_GHTE: Any) -> torch.Tensor:
+            return _aligned(tensor_GHTE.transpose(1, 2)[group, slots].transpose(1, 2), longest)
+
+        pairs = [(gathered(keys), gathered(values)) for keys, values in found]
+        starts = torch.tensor([longest - len(path) for path in path_R], device=device)
         return cls(pairs, longest, starts)
 
     def kept(self, rows: torch.Tensor) -> RowCache:

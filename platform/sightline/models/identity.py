@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+_PATTERNS = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.model", "*.txt")
 _BLOB = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 1 << 24
 

@@ -147,8 +147,10 @@ class Vlm:
             batch_size,
             reuse_prefix,
         )
+        continued = []
         with self._inference():
-            continued = decoding(self.encode(prompts))
+            for window in _windows(len(prompts), batch_size):
+                continued += decoding(self.encode(prompts[window]))
         return [
             [Answer(self._text(c.ids), tuple(c.ids), c.logprob, c.finished) for c in samples]
             for samples in continued
@@ -175,20 +177,23 @@ class Vlm:
         """
         from sightline.models.scoring import token_logprobs
 
-        rows = self.encode(prompts, answers)
+        if len(answers) != len(prompts):
+            raise ModelError(expected=f"{len(prompts)} answers, one a prompt", got=str(len(answers)))
+        scored = []
         with self._inference():
-            logprobs = token_logprobs(
-                self.adapter,
-                self.model,
-                rows,
-                image_token_id=self.image_token_id,
-                batch_size=batch_size,
-                reuse_prefix=reuse_prefix,
-            )
-        return [
-            Answer(text, tuple(row.answer_ids), float(values.double().sum()))
-            for text, row, values in zip(answers, rows, logprobs, strict=True)
-        ]
+            for window in _windows(len(prompts), batch_size):
+                rows = self.encode(prompts[window], answers[window])
+                logprobs = token_logprobs(
+                    self.adapter,
+                    self.model,
+                    rows,
+                    image_token_id=self.image_token_id,
+                    batch_size=batch_size,
+                    reuse_prefix=reuse_prefix,
+                )
+                for text, row, values in zip(answers[window], rows, logprobs, strict=True):
+                    scored.append(Answer(text, tuple(row.answer_ids), float(values.double().sum())))
+        return scored
 
     def save(self, folder: str | Path) -> None:
         """Write weights (safetensors), config, processor and template as one HF folder."""
@@ -210,3 +215,9 @@ class Vlm:
                 yield
         finally:
             self.model.train(training)
+
+
+def _windows(count: int, batch_size: int) -> list[slice]:
+    """Stretches of prompts whose pixels are in memory together: a few batches, so that rows can join."""
+    size = 8 * batch_size
+    return [slice(start, start + size) for start in range(0, count, size)]
