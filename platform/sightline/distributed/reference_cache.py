@@ -110,11 +110,17 @@ def identity_parts(config: DpoConfig, model: ModelConfig | None = None) -> dict[
 
 
 def reference_logprobs(
-    config: DpoConfig, pairs: Sequence[PreferencePair], folder: str, *, identity: Mapping[str, str]
+    config: DpoConfig,
+    pairs: Sequence[PreferencePair],
+    folder: str,
+    *,
+    identity: Mapping[str, str],
+    ray: bool = True,
 ) -> Reference:
     """The cache in `folder`, completed where it is not.
 
-    `identity` says what the values depend on beside the rows (model, processor, template, ...).
+    `identity` says what the values depend on beside the rows (`identity_parts`). `ray=False` does
+    the work in a plain loop.
     Raises CacheMismatchError if the folder's cache was made with another one, or of other rows.
     """
     storage = Storage.at(folder)
@@ -133,6 +139,7 @@ def reference_logprobs(
         gpus_per_worker=resources.gpus_per_worker,
         id_column="pair_id",
         identity=dict(identity),
+        ray=ray,
         describe="reference log-probabilities",
     )
     table = run.table(["pair_id", "row_hash", "chosen_logprob", "rejected_logprob"])
