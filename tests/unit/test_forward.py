@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 from PIL import Image
+from tiny import FAMILIES, fresh_vlm
 
 from sightline.config.lora import LoraConfig
 from sightline.errors import ConfigError
@@ -69,14 +70,27 @@ def test_shared_equals_plain_in_loss_and_gradients(vlm, pairs, full, attention):
             for name, parameter in model.named_parameters():
                 if "lora_B" in name:
                     parameter.normal_(std=0.1)
+    names = assert_equal_ways(vlm, model, pairs)
+    assert any("lora_A" in name or "vision" in name for name in names)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_gives_the_same_either_way(family, pairs):
+    vlm = fresh_vlm(family)
+    lora.freeze(vlm.model, None)
+    assert_equal_ways(vlm, vlm.model, pairs)
+
+
+def assert_equal_ways(vlm: Vlm, model, pairs) -> set[str]:
+    """Compare shared with plain; returns the names of the parameters that got a gradient."""
     shared, shared_grads = gradients(vlm, model, pairs, "shared")
     plain, plain_grads = gradients(vlm, model, pairs, "plain")
     torch.testing.assert_close(shared, plain, atol=2e-5, rtol=1e-5)
     assert shared_grads.keys() == plain_grads.keys()
-    assert any("lora_A" in name or "vision" in name for name in shared_grads)
     for name, grad in shared_grads.items():
         scale = float(plain_grads[name].abs().max())
         torch.testing.assert_close(grad, plain_grads[name], atol=max(1e-5, 1e-4 * scale), rtol=1e-3)
+    return set(shared_grads)
 
 
 def test_log_probabilities_equal_the_models_own_scores(vlm, pairs):

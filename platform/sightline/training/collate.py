@@ -32,6 +32,8 @@ class PairBatch:
     """N pairs, ready for `PairForward`; `packed` for the shared forward, `inputs` for the plain."""
 
     packed: branches.PackedBatch | None
+    position_XBT: torch.Tensor | None
+    """Position ids of families with several axes (X of them); None = those of `packed`."""
     inputs: dict[str, torch.Tensor]
     image_rows: list[EncodedRow]
     """One row for each distinct image (shared forward)."""
@@ -49,7 +51,8 @@ class PairBatch:
     def to(self, device: torch.device) -> PairBatch:
         return replace(
             self,
-            packed=self.packed.to(device) if self.packed else None,
+            packed=None if self.packed is None else self.packed.to(device),
+            position_XBT=None if self.position_XBT is None else self.position_XBT.to(device),
             inputs={name: tensor.to(device) for name, tensor in self.inputs.items()},
             answer_tokens_S=self.answer_tokens_S.to(device),
             reference=PairLogprobs(*(t.to(device) for t in self.reference.tensors())),
@@ -83,6 +86,7 @@ class PairCollator:
         shared = self._pack(rows[:size], rows[size:]) if self._mode == "shared" else {}
         return PairBatch(
             packed=shared.get("packed"),
+            position_XBT=shared.get("position_XBT"),
             inputs={} if shared else self._vlm.collate(rows, padding_side="left"),
             image_rows=shared.get("image_rows", []),
             image_of_sequence=shared.get("image_of_sequence", []),
@@ -103,9 +107,24 @@ class PairCollator:
         place = {key: i for i, key in enumerate(distinct)}
         return {
             "packed": branches.collate(packed, pad_id=self._vlm.tokenizer.pad_token_id),
+            "position_XBT": self._positions(chosen, rejected, max(map(len, packed))),
             "image_rows": list(distinct.values()),
             "image_of_sequence": [place[self._vlm.adapter.image_key(row)] for row in with_image],
         }
+
+    def _positions(
+        self, chosen: Sequence[EncodedRow], rejected: Sequence[EncodedRow], width: int
+    ) -> torch.Tensor | None:
+        """For rotary positions of several axes: each answer's own, as if it stood alone."""
+        adapter, model = self._vlm.adapter, self._vlm.model
+        if adapter.position_axes == 1:
+            return None
+        position_XBT = torch.zeros(adapter.position_axes, len(chosen), width, dtype=torch.long)
+        for i, (good, bad) in enumerate(zip(chosen, rejected, strict=True)):
+            answer = adapter.positions(model, bad)[:, bad.spans.answer]
+            row_XT = torch.cat([adapter.positions(model, good), answer], dim=1)
+            position_XBT[:, i, : row_XT.shape[1]] = row_XT
+        return position_XBT
 
     def image(self, uri: str) -> Image.Image | None:
         """The image of a pair, the same object every time while it is in the small cache."""

@@ -67,7 +67,7 @@ class PairForward(nn.Module):
         hidden_BTD = self.adapter.decoder(model)(
             inputs_embeds=embeds_BTD,
             attention_mask=packed.mask(_mask_dtype(embeds_BTD)),
-            position_ids=packed.position_BT,
+            position_ids=packed.position_BT if batch.position_XBT is None else batch.position_XBT,
             use_cache=False,
         ).last_hidden_state
         logprob_A = branches.token_logprobs(hidden_BTD, self.adapter.lm_head(model), packed)

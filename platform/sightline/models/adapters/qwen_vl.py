@@ -20,7 +20,6 @@ class Qwen2VlAdapter(Adapter):
     """Patches of all images of a batch stand in one tensor; `image_grid_thw` tells them apart."""
 
     model_types = ("qwen2_vl",)
-    supports_shared_prefix = False
     position_axes = 3
     image_tensors = ("pixel_values", "image_grid_thw")
 
