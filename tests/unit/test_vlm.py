@@ -73,6 +73,30 @@ def test_an_unknown_family_is_refused_before_its_weights(folder: Path):
         Vlm.load(str(folder))
 
 
+def test_incomplete_or_damaged_weights_are_refused(folder: Path):
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    del weights["lm_head.weight"]
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"lm_head\.weight"):
+        Vlm.load(str(folder))
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="safetensors"):
+        Vlm.load(str(folder))
+    path.unlink()
+    with pytest.raises(ModelError, match="safetensors"):
+        Vlm.load(str(folder))
+
+
+def test_a_checkpoint_without_its_processor_is_refused(folder: Path):
+    for name in ("tokenizer.json", "tokenizer_config.json", "processor_config.json"):
+        (folder / name).unlink()
+    with pytest.raises(ModelError, match="processor"):
+        Vlm.load(str(folder))
+
+
 def test_an_unknown_attention_is_refused(folder: Path):
     with pytest.raises(ConfigError, match="eager"):
         Vlm.load(str(folder), attention="flash_attention_2")  # type: ignore[arg-type]

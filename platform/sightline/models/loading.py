@@ -10,6 +10,9 @@ from sightline.errors import ConfigError, ModelError
 from sightline.models.adapters import adapter_for
 from sightline.models.reference import packaged_folder
 
+_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+"""What is fetched of a hub repository: no pickles, no ONNX copies."""
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -19,6 +22,7 @@ class Parts:
     processor: Any
     folder: Path
     revision: str
+    """The commit on the hub; "" for a local folder."""
 
 
 def load_parts(
@@ -26,6 +30,7 @@ def load_parts(
 ) -> Parts:
     """Load weights and processor. See `Vlm.load` for the arguments."""
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoConfig
 
     if attention not in ("sdpa", "eager"):
@@ -35,28 +40,49 @@ def load_parts(
             hint="these take the 4-D masks we use",
         )
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    folder = resolve(source, revision)
+    folder, commit = resolve(source, revision)
     config = AutoConfig.from_pretrained(folder)
     adapter = adapter_for(config.model_type)
-    if dtype == "auto":
-        weights_dtype: Any = torch.float32 if torch.device(device).type == "cpu" else "auto"
-    else:
-        weights_dtype = getattr(torch, dtype)
-    model = adapter.model_class(config).from_pretrained(
-        folder, dtype=weights_dtype, attn_implementation=attention
-    )
+    weights_dtype: Any = dtype if dtype != "auto" or torch.device(device).type != "cpu" else "float32"
+    try:
+        model = load_weights(adapter.model_class(config), folder, weights_dtype, attention)
+        processor = adapter.build_processor(str(folder))
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            expected=f"whole weights (safetensors) and processor files in {folder}",
+            got=f"{type(error).__name__}: {str(error).splitlines()[0]}",
+            hint="fetch or write the checkpoint again",
+        ) from error
     if adapter_path is not None:
         model = merge_lora(model, adapter_path)
-    processor = adapter.build_processor(str(folder))
-    return Parts(model.to(device).eval(), processor, folder, revision or "")
+    return Parts(model.to(device).eval(), processor, folder, commit)
 
 
-def resolve(source: str, revision: str | None) -> Path:
-    """The local folder of a checkpoint; downloads a Hugging Face id if it must."""
+def load_weights(model_class: Any, folder: Path, dtype: str, attention: str) -> Any:
+    """The model with every weight from the folder; a weight that is not there is an error.
+
+    transformers would leave it at random and only log a warning.
+    """
+    model, found = model_class.from_pretrained(
+        folder, dtype=dtype, attn_implementation=attention, output_loading_info=True
+    )
+    if found["missing_keys"]:
+        missing = sorted(found["missing_keys"])
+        raise ModelError(
+            expected=f"all weights of {model_class.__name__} in {folder}",
+            got=f"none for {', '.join(missing[:3])} ({len(missing)} in all)",
+            hint="the checkpoint is incomplete, or of another architecture than its config says",
+        )
+    return model
+
+
+def resolve(source: str, revision: str | None) -> tuple[Path, str]:
+    """A checkpoint's local folder and its commit ("" for a folder); downloads a hub id if it must."""
     if source == "world":
-        return _checked(packaged_folder(), "the package's own reference VLM; run `python jobs/pretrain.py`")
+        what = "the package's own reference VLM; run `python jobs/pretrain.py`"
+        return _checked(packaged_folder(), what), ""
     if Path(source).expanduser().is_dir():
-        return _checked(Path(source).expanduser(), "a folder written by `save_pretrained`")
+        return _checked(Path(source).expanduser(), "a folder written by `save_pretrained`"), ""
     if source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise ModelError(
             expected="a checkpoint folder, a Hugging Face id (owner/name) or 'world'",
@@ -67,13 +93,14 @@ def resolve(source: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(source, revision=revision))
+        folder = Path(snapshot_download(source, revision=revision, allow_patterns=list(_FILES)))
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise ModelError(
             expected=f"the files of {source!r} on the Hugging Face hub or in its cache",
             got=f"{type(error).__name__}",
             hint="check the id, the revision and the network, or name a local folder",
         ) from error
+    return folder, folder.name  # the cache names a snapshot's folder by its commit
 
 
 def merge_lora(model: Any, adapter_path: str) -> Any:
