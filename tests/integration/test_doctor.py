@@ -20,7 +20,7 @@ def doctor(folder: Path, *settings: str, **environment: str) -> subprocess.Compl
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
         env={**inherited, **environment},
     )
 
