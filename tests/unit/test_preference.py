@@ -220,6 +220,20 @@ def test_balance_drops_the_most_lopsided_until_lengths_agree():
     assert filters.balanced(np.zeros(0), np.zeros(0)).shape == (0,)
 
 
+def test_yes_may_not_be_preferred_more_often_than_its_share():
+    yes = [pair("Yes.", "No.", "cm", pair_id=f"y{i}", image_id=f"y{i}") for i in range(9)]
+    no = [pair("No.", "Yes, a dog.", "oa2", pair_id=f"n{i}", image_id=f"n{i}") for i in range(3)]
+    other = [pair("Red.", "Yes.", "cm", pair_id="o")]
+    half = filters.select([*yes, *no, *other], max_yes_share=0.5)
+    assert half.dropped == {"yes_share": 6}
+    assert {p.pair_id for p in (*no, *other)} <= {p.pair_id for p in half.pairs}
+    again = filters.select([*other, *no, *yes[::-1]], max_yes_share=0.5)
+    assert {p.pair_id for p in again.pairs} == {p.pair_id for p in half.pairs}, "whatever the order"
+    assert filters.select([*yes, *no], max_yes_share=0.75).dropped == {}
+    assert filters.select([*yes, *no], max_yes_share=1.0).dropped == {}
+    assert len(filters.select([*yes, *no], max_yes_share=0.0).pairs) == 3
+
+
 # --- wrong images -------------------------------------------------------------------------
 
 

@@ -145,7 +145,7 @@ class Mining:
             wrong = wrong_image.assign(asked, seed=settings.seed)
         rows = [Task(e, tuple(wrong.get(e.image_id, ()))).to_row() for e in asked]
         config = MinerConfig(self.model, settings, lexicon(settings))
-        identity = settings.model_dump(mode="json", exclude={"batch_size", "shard_rows"})
+        identity = settings.model_dump(mode="json", exclude={"batch_size", "shard_rows", "max_yes_share"})
         return self._sharded(
             rows,
             Miner,
@@ -171,7 +171,7 @@ class Mining:
         from sightline.models.loading import resolve
 
         model = self.model
-        weights = identity_of_files(resolve(model.source, model.revision), model.adapter)
+        weights = identity_of_files(resolve(model.source, model.revision)[0], model.adapter)
         numerics = model.model_dump(mode="json", include={"dtype", "attention"})
         return run_sharded(
             rows,
@@ -200,7 +200,10 @@ class Mining:
             for table in run.tables([*columns, "outcome"])
             for row in table.filter(pc.equal(table["outcome"], "pair")).to_pylist()
         ]
-        selection = filters.select(found, max_length_ratio=self.settings.max_length_ratio)
+        settings = self.settings
+        selection = filters.select(
+            found, max_length_ratio=settings.max_length_ratio, max_yes_share=settings.max_yes_share
+        )
         kept = pa.array([pair.pair_id for pair in selection.pairs], pa.string())
         storage = Storage.at(f"{self.folder}/pairs")
         for part, table in zip(run.parts, run.tables(), strict=True):
@@ -259,7 +262,7 @@ def plan(config: MineConfig) -> str:
     from sightline.models.loading import resolve
 
     settings, model, asked = config.mining, config.model, config.resources
-    folder = resolve(model.source, model.revision)
+    folder, _ = resolve(model.source, model.revision)
     if isinstance(config.dataset, WorldDataset):
         data = f"{config.dataset.scenes} scenes of the embedded world, about 8 questions each"
     else:

@@ -99,7 +99,7 @@ def identity_parts(config: DpoConfig, model: ModelConfig | None = None) -> dict[
     `model` is another model than the configuration's (the trained one).
     """
     named = model or config.model
-    folder = resolve(named.source, named.revision)
+    folder, _ = resolve(named.source, named.revision)
     return {
         "model": identity_of_files(folder, named.adapter),
         "processor": _hash_files(folder, "*processor*.json", "*token*.json", "vocab*", "merges*"),

@@ -1,11 +1,13 @@
 """What is dropped between finding pairs and training on them, and counted by reason.
 
-Identical sides, repeated pairs, sides of very different length; and, over all caption
-pairs together, a balance of lengths so that "shorter" is not what training learns.
+Identical sides, repeated pairs, sides of very different length; and, over all pairs
+together, balances against what training would otherwise learn instead: of lengths, so
+that it is not "shorter", and of yes and no, so that it is not "yes".
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sightline.metrics.objects import words
+from sightline.metrics.yes_no import parse_strict
 from sightline.records import PreferencePair
 
 _CUTS = np.linspace(0.0, 1.0, 51)
@@ -31,12 +34,16 @@ def select(
     *,
     max_length_ratio: float = 2.0,
     balance: frozenset[str] = frozenset({"caption"}),
+    max_yes_share: float = 1.0,
     tolerance: float = 0.02,
     min_kept: float = 0.5,
 ) -> Selection:
     """Every filter in turn. Length rules apply to the conditions in `balance` only.
 
     A short answer ("Yes.") may rightly be much shorter than its rival; a caption may not.
+    At most `max_yes_share` of the pairs between yes and no prefer yes: what is asked
+    about is usually in the image, so without a limit the wrong image mostly yields
+    "Yes." over "No.", and the model would learn to say yes.
     """
     reasons: Counter[str] = Counter()
     kept: list[PreferencePair] = []
@@ -54,7 +61,22 @@ def select(
         out = {i for i, stays in zip(group, keep, strict=True) if not stays}
         reasons["length_balance"] += len(out)
         kept = [pair for i, pair in enumerate(kept) if i not in out]
+    surplus = yes_surplus(kept, max_yes_share)
+    reasons["yes_share"] += len(surplus)
+    kept = [pair for pair in kept if pair.pair_id not in surplus]
     return Selection(tuple(kept), dict(+reasons))
+
+
+def yes_surplus(pairs: Sequence[PreferencePair], max_yes_share: float) -> set[str]:
+    """Ids of the pairs that prefer yes over no beyond their share, chosen by hash, not by order."""
+    directions = {p.pair_id: (parse_strict(p.chosen), parse_strict(p.rejected)) for p in pairs}
+    yes = [pair_id for pair_id, direction in directions.items() if direction == ("yes", "no")]
+    no = [pair_id for pair_id, direction in directions.items() if direction == ("no", "yes")]
+    if max_yes_share >= 1.0:
+        return set()
+    # share = yes / (yes + no), hence yes = no * share / (1 - share).
+    allowed = int(len(no) * max_yes_share / (1.0 - max_yes_share))
+    return set(sorted(yes, key=lambda pair_id: hashlib.sha256(pair_id.encode()).digest())[allowed:])
 
 
 def balanced(
