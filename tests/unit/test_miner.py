@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 
 from sightline.config.mining import MineSettings
 from sightline.config.model import ModelConfig
+from sightline.data.images import sha256_of
 from sightline.errors import SpanError
 from sightline.models.prompts import Prompt
 from sightline.preference import wrong_image
@@ -142,6 +144,18 @@ def test_unreadable_image_costs_its_own_rows_only(photos, tmp_path):
     assert {row["example_id"] for row in rows} == {e.example_id for e in examples}
     used = {json.loads(r["provenance"])["wrong_image"]["image_id"] for r in rows if not r["error"]}
     assert used <= {"red", "green", "blue"}, "a broken file is no wrong image either"
+
+
+def test_hashes_are_filled_in_and_a_changed_file_is_refused(photos):
+    changed = replace(ask("red", photos), sha256="0" * 64)
+    rows, _ = mine(
+        [changed, ask("green", photos, number=1), ask("blue", photos, number=2)], lambda p, n: "No."
+    )
+    assert "has changed since" in rows[0]["error"]
+    for row in rows[1:]:
+        wrong = json.loads(row["provenance"])["wrong_image"]
+        assert row["sha256"] == sha256_of(row["image_uri"])
+        assert wrong["sha256"] == sha256_of(wrong["image_uri"])
 
 
 def test_a_question_the_model_cannot_take_fails_alone(photos):

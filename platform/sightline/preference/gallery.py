@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sightline.config.mining import MineSettings
@@ -44,7 +44,15 @@ class Shown:
     image: Image.Image | None
     wrong: Image.Image | None = None
     wrong_from: WrongImage | None = None
+    sha256: str = ""
+    """Of the right image's file."""
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    image: Image.Image
+    sha256: str
 
 
 class Gallery:
@@ -52,30 +60,37 @@ class Gallery:
 
     def __init__(self, settings: MineSettings):
         self._settings = settings
-        self._loaded: dict[str, Image.Image | ImageError] = {}
+        self._loaded: dict[str, _File | ImageError] = {}
         self._made: dict[str, tuple[Image.Image, WrongImage]] = {}
 
     def show(self, task: Task, wants_wrong: bool) -> Shown:
         try:
-            image = self._load(task.example.image_uri)
+            right = self._load(task.example.image_uri, task.example.sha256)
             if not wants_wrong:
-                return Shown(image)
-            wrong, origin = self._wrong(task, image)
+                return Shown(right.image, sha256=right.sha256)
+            wrong, origin = self._wrong(task, right.image)
         except ImageError as error:
             return Shown(None, error=str(error))
-        return Shown(image, wrong, origin)
+        return Shown(right.image, wrong, origin, right.sha256)
 
-    def _load(self, uri: str) -> Image.Image:
-        from sightline.data.images import load_image
+    def _load(self, uri: str, sha256: str) -> _File:
+        """The file decoded. Raises ImageError if it cannot be read, or is not the one that was listed."""
+        from sightline.data.images import load_image, sha256_of
 
         if uri not in self._loaded:
             try:
-                self._loaded[uri] = load_image(uri)
+                self._loaded[uri] = _File(load_image(uri), sha256_of(uri))
             except ImageError as error:
                 self._loaded[uri] = error
         found = self._loaded[uri]
         if isinstance(found, ImageError):
             raise found
+        if sha256 and sha256 != found.sha256:
+            raise ImageError(
+                expected=f"{uri} with the SHA-256 that its row states ({sha256[:12]}...)",
+                got=f"{found.sha256[:12]}...",
+                hint="the file has changed since the dataset was written",
+            )
         return found
 
     def _wrong(self, task: Task, image: Image.Image) -> tuple[Image.Image, WrongImage]:
@@ -93,13 +108,14 @@ class Gallery:
         unreadable: list[str] = []
         for candidate in task.wrong_images:
             try:
-                other = self._load(candidate.image_uri)
+                file = self._load(candidate.image_uri, candidate.sha256)
             except ImageError as error:
                 unreadable.append(str(error))
                 continue
+            other = file.image
             if settings.wrong_image == "diffused":
                 other = diffuse(other, step=settings.noise_step, seed=candidate.noise_seed)
-            self._made[key] = other, candidate
+            self._made[key] = other, replace(candidate, sha256=file.sha256)
             return self._made[key]
         raise ImageError(
             expected=f"a readable wrong image for {task.example.image_uri}",

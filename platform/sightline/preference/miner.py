@@ -9,7 +9,7 @@ image is encoded once and shared beginnings of prompts are computed once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -172,6 +172,7 @@ class Miner:
             findings += captions.find(
                 samples, count=settings.caption_pairs, max_length_ratio=settings.max_length_ratio
             )
+        example = replace(example, sha256=shown.sha256)
         provenance = self._provenance(task, shown, answered, attempts, samples)
         return [
             _row(example, finding=finding, form=form, number=number, provenance=provenance)

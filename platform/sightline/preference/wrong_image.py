@@ -21,6 +21,8 @@ class WrongImage:
     image_id: str
     image_uri: str
     noise_seed: int
+    sha256: str = ""
+    """Of the file; "" until it has been read, where the dataset does not say."""
 
 
 def assign(examples: Sequence[Example], *, seed: int, candidates: int = 3) -> dict[str, list[WrongImage]]:
@@ -52,7 +54,7 @@ def _choose(right: Example, pool: Sequence[Example], seed: int, candidates: int)
             other = pool[(start + offset) % len(pool)]
             if _differs(right, other) and other.image_id not in chosen:
                 noise_seed = stable_seed(seed, right.image_id, other.image_id, "noise")
-                chosen[other.image_id] = WrongImage(other.image_id, other.image_uri, noise_seed)
+                chosen[other.image_id] = WrongImage(other.image_id, other.image_uri, noise_seed, other.sha256)
             if len(chosen) == candidates:
                 return list(chosen.values())
     if not chosen:
