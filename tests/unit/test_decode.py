@@ -13,7 +13,7 @@ from tiny import FAMILIES, fresh_vlm, random_image, sample_prompts, tiny_vlm
 
 from sightline.errors import ModelError
 from sightline.models import prefix
-from sightline.models.decode import check_window
+from sightline.models.decode import check_length
 from sightline.models.prompts import Prompt
 from sightline.models.vlm import Vlm
 from sightline.records import Answer
@@ -203,10 +203,15 @@ def test_as_many_answers_as_prompts(vlm: Vlm):
         vlm.score(sample_prompts(), ["Yes."])
 
 
+def test_a_sequence_past_the_models_positions_is_refused(vlm: Vlm):
+    with pytest.raises(ModelError, match="4096 tokens"):
+        vlm.generate(sample_prompts()[:1], max_new_tokens=4096)
+
+
 def test_a_sliding_window_that_would_cut_is_refused():
     vlm = fresh_vlm("qwen2_vl")
     config = vlm.adapter.decoder(vlm.model).config
     config.layer_types, config.sliding_window = ["sliding_attention"] * 3, 50
-    check_window(vlm.adapter, vlm.model, 50)
+    check_length(vlm.adapter, vlm.model, 50)
     with pytest.raises(ModelError, match="50 tokens"):
-        check_window(vlm.adapter, vlm.model, 51)
+        check_length(vlm.adapter, vlm.model, 51)

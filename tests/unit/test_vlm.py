@@ -173,3 +173,10 @@ def test_the_frame_is_cut_from_the_template():
 def test_a_template_without_a_clear_frame_is_refused(template: str, complaint: str):
     with pytest.raises(SpanError, match=complaint):
         derive_frame(render(template), with_image=False, special_tokens=[], eos_token="</s>")
+
+
+def test_a_processor_without_a_template_is_refused():
+    vlm = fresh_vlm("llava")
+    vlm.processor.chat_template = None
+    with pytest.raises(ModelError, match=r"chat_template\.jinja"):
+        vlm.encode(sample_prompts()[:1])

@@ -108,7 +108,7 @@ class Decoding:
     def __call__(self, rows: Sequence[EncodedRow]) -> list[list[Continuation]]:
         """Continue each row's prompt; `num_samples` continuations a row, in the rows' order."""
         longest = max((len(row) for row in rows), default=0)
-        check_window(self.adapter, self.model, longest + self.sampling.max_new_tokens)
+        check_length(self.adapter, self.model, longest + self.sampling.max_new_tokens)
         results: list[list[Continuation]] = [[] for _ in rows]
         forward = SharedForward(self.adapter, self.model, self.image_token_id, reuse_prefix=self.reuse_prefix)
         # No part larger than half a batch: it can join when the other half has ended.
@@ -224,13 +224,18 @@ def _take(waiting: deque[list[int]], free: int, *, at_least_one: bool) -> list[i
     return taken
 
 
-def check_window(adapter: Adapter, model: Any, length: int) -> None:
-    """Refuse sequences that a sliding attention window would cut: packed masks do not cut them."""
+def check_length(adapter: Adapter, model: Any, length: int) -> None:
+    """Refuse sequences past the model's positions or its sliding window.
+
+    Past its positions a model answers nonsense without an error, and the packed masks do
+    not cut at a window.
+    """
     config = adapter.decoder(model).config
-    window = adapter.attention_window(config)
-    if window is not None and length > window:
-        raise ModelError(
-            expected=f"sequences of at most {window} tokens, this model's attention window",
-            got=str(length),
-            hint="shorten the prompt or max_new_tokens, or use smaller images",
-        )
+    limits = {"positions": config.max_position_embeddings, "window": adapter.attention_window(config)}
+    for name, limit in limits.items():
+        if limit is not None and length > limit:
+            raise ModelError(
+                expected=f"sequences of at most {limit} tokens (this model's {name})",
+                got=str(length),
+                hint="shorten the prompt or max_new_tokens, or use smaller images",
+            )

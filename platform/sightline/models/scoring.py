@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sightline.models.decode import check_window
+from sightline.models.decode import check_length
 from sightline.models.encoding import EncodedRow
 from sightline.models.prefix import Packed, SharedForward
 
@@ -30,7 +30,7 @@ def token_logprobs(
     Rows that share an image share its encoding and their common tokens. The head is
     applied at the scored positions only.
     """
-    check_window(adapter, model, max((len(row) for row in rows), default=0))
+    check_length(adapter, model, max((len(row) for row in rows), default=0))
     forward = SharedForward(adapter, model, image_token_id, reuse_prefix=reuse_prefix)
     parts = deque(forward.parts(rows, batch_size))
     results: dict[int, torch.Tensor] = {}

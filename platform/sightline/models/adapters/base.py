@@ -13,6 +13,7 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary
 
+from sightline.errors import ModelError
 from sightline.models.encoding import EncodedRow, ImageInputs
 from sightline.models.prompts import Prompt
 from sightline.models.template import Frame, derive_frame
@@ -106,6 +107,12 @@ class Adapter(ABC):
     def derive_frame(self, processor: Any, with_image: bool) -> Frame:
         """The frame of the processor's own chat template."""
         tokenizer = processor.tokenizer
+        if processor.chat_template is None:
+            raise ModelError(
+                expected="a processor with a chat template",
+                got="none",
+                hint="add the checkpoint's chat_template.jinja to its folder",
+            )
         return derive_frame(
             lambda messages, opening: processor.apply_chat_template(
                 messages, add_generation_prompt=opening, processor_kwargs={"padding": False}
