@@ -74,6 +74,16 @@ def test_shared_equals_plain_in_loss_and_gradients(vlm, pairs, full, attention):
     assert any("lora_A" in name or "vision" in name for name in names)
 
 
+def test_recomputed_activations_give_the_same_gradients(vlm, pairs):
+    lora.freeze(vlm.model, None)
+    _, kept = gradients(vlm, vlm.model, pairs, "shared")
+    vlm.model.train().gradient_checkpointing_enable({"use_reentrant": False})
+    _, recomputed = gradients(vlm, vlm.model, pairs, "shared")
+    assert kept.keys() == recomputed.keys()
+    for name, grad in kept.items():
+        torch.testing.assert_close(recomputed[name], grad, atol=1e-6, rtol=1e-4)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_gives_the_same_either_way(family, pairs):
     vlm = fresh_vlm(family)

@@ -28,7 +28,6 @@ from sightline.distributed.mining import Mining, lexicon
 from sightline.distributed.progress import LOGGER, duration
 from sightline.distributed.reference_cache import Reference, identity_parts, reference_logprobs
 from sightline.distributed.sources import load_examples
-from sightline.distributed.storage import Storage
 from sightline.distributed.tracking import TrackedRun
 from sightline.distributed.trainer import Trained, train
 from sightline.errors import ConfigError
@@ -115,7 +114,7 @@ class DpoRun:
     def trained_model(self, trained: Trained) -> ModelConfig:
         """How to load what training exported: an adapter on the model before, or a whole model."""
         model = self.config.model
-        if Storage.at(trained.model).exists("adapter_config.json"):
+        if (Path(trained.model) / "adapter_config.json").is_file():
             return model.model_copy(update={"adapter": trained.model})
         return model.model_copy(update={"source": trained.model, "revision": None, "adapter": None})
 

@@ -48,7 +48,8 @@ class ReferenceWorker:
         from sightline.training.forward import PairForward
 
         self._config = DpoConfig.model_validate(config)
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        on_gpu = self._config.resources.gpus_per_worker > 0 and torch.cuda.is_available()
+        self._device = torch.device("cuda" if on_gpu else "cpu")
         self._bf16 = self._config.training.bf16(self._device.type)
         vlm = load_vlm(self._config, device=self._device, dtype="bfloat16" if self._bf16 else "float32")
         self._forward = PairForward(
