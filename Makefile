@@ -59,7 +59,7 @@ demo: $(READY)
 test: test-unit test-integration
 
 test-unit: $(READY)
-	@$(BIN)/python -m pytest tests/unit $(wildcard tests/golden) $(ARGS)
+	@$(BIN)/python -m pytest tests/unit $(ARGS)
 
 test-integration: $(READY)
 	@$(BIN)/python -m pytest tests/integration $(ARGS)
