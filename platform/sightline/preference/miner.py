@@ -54,7 +54,7 @@ def rules_for(example: Example, settings: MineSettings) -> tuple[str, ...]:
 
 
 class Miner:
-    """Columns of `Task.to_row()` in; one row for each finding out (see `_rows`).
+    """Columns of `Task.to_row()` in; one row for each finding out (see `_row`).
 
     Rows of one image belong in one batch. `vlm` is loaded from `config.model` unless one
     is handed over (in one process).
