@@ -11,12 +11,17 @@ from sightline.distributed.tracking import tracked
 def test_a_run_that_failed_is_continued_not_repeated(tmp_path):
     store = {"uri": f"sqlite:///{tmp_path}/mlflow.db", "experiment": "tests"}
     key = f"{tmp_path}/runs/it's"
-    with (
-        pytest.raises(KeyError, match="lost"),
-        tracked(**store, run_key=key, params={"training": {"lr": 1.0}}) as first,
-    ):
-        first.log({"loss": 0.7}, step=1)
-        raise KeyError("lost")
+    started = []
+
+    def fails() -> None:
+        with tracked(**store, run_key=key, params={"training": {"lr": 1.0}}) as run:
+            run.log({"loss": 0.7}, step=1)
+            started.append(run)
+            raise KeyError("lost")
+
+    with pytest.raises(KeyError, match="lost"):
+        fails()
+    (first,) = started
     assert first._client.get_run(first.run_id).info.status == "FAILED"
     with tracked(**store, run_key=key, params={}) as second:
         assert second._client.get_run(second.run_id).info.status == "RUNNING"
