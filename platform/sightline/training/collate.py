@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from sightline.data.images import load_image
+from sightline.models.decode import check_length
 from sightline.models.encoding import EncodedRow
 from sightline.models.prompts import Prompt
 from sightline.records import PreferencePair
@@ -71,10 +72,14 @@ class PairCollator:
     def __call__(
         self, pairs: Sequence[PreferencePair], reference: Mapping[str, np.ndarray] | None = None
     ) -> PairBatch:
-        """`reference` holds `chosen` and `rejected`, each (N,); None = zeros."""
+        """`reference` holds `chosen` and `rejected`, each (N,); None = zeros.
+
+        Raises ModelError for a pair longer than the model's positions.
+        """
         prompts = [Prompt(self.image(pair.image_uri), pair.question, pair.context) for pair in pairs]
         answers = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
         rows = self._vlm.encode([*prompts, *prompts], answers)
+        check_length(self._vlm.adapter, self._vlm.model, max(map(len, rows)))
         lengths_S = torch.tensor([len(row.answer_ids) for row in rows])
         chosen_tokens_N, rejected_tokens_N = lengths_S.chunk(2)
         size = len(pairs)
