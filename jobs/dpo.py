@@ -14,10 +14,11 @@ from sightline.config.loader import load
 
 def main(argv: list[str]) -> None:
     config = load(DpoConfig, argv)
-    if config.dry_run:
-        from sightline.distributed.dry_run import plan
+    from sightline.distributed.dry_run import plan
 
-        sys.stdout.write(plan(config))
+    planned = plan(config)  # refuses what could not work, before any work
+    if config.dry_run:
+        sys.stdout.write(planned)
         return
     from sightline.distributed import session
     from sightline.distributed.dpo import DpoRun
@@ -41,12 +42,12 @@ def main(argv: list[str]) -> None:
     with tracked(
         config.run.tracking_uri, experiment=config.run.experiment, run_key=config.run.folder, params=settings
     ) as tracking:
-        examples = run.held_out()
+        held_out = run.held_out()
         pairs = run.pairs()
         reference = run.reference(pairs)
-        before = run.evaluate("before", examples, config.model)
+        before = run.evaluate("before", held_out, config.model)
         trained = run.train(reference, tracking)
-        after = run.evaluate("after", examples, run.trained_model(trained))
+        after = run.evaluate("after", held_out, run.trained_model(trained))
         run.finish(before, after, trained, tracking)
 
 
