@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sightline.models import reference
-from sightline.training.curriculum import PHASES, WORDS, phase_at, pixels, shown
+from sightline.training.curriculum import PHASES, WORDS, learning_rate, phase_at, pixels, shown
 from sightline.training.pretrain import ReferenceTrainer, Settings, curriculum_for
 from sightline.world.corpus import sentences
 from sightline.world.render import render
@@ -51,9 +51,15 @@ def test_head_sizes_are_those_fast_kernels_know(tokenizer):
 
 
 def test_phases_follow_each_other():
-    names = [phase_at(step, 100).name for step in (0, 29, 30, 59, 60, 99)]
-    assert names == ["existence"] * 2 + ["mixture"] * 2 + ["references"] * 2
+    names = [phase_at(step, 100).name for step in (0, 26, 27, 51, 52, 69, 70, 99)]
+    assert names == [name for name in ("existence", "mixture", "attributes", "references") for _ in "12"]
     assert PHASES[-1].until == 1.0
+
+
+def test_the_learning_rate_rises_then_follows_the_phases():
+    rates = [learning_rate(step, 1000) for step in (0, 29, 269, 270, 519, 520, 700, 999)]
+    expected = [1 / 30, 1.0 - 0.18 * 29 / 270, 0.82, 0.82, 0.4, 1.0, 0.8, 0.02]
+    np.testing.assert_allclose(rates, expected, atol=4e-3)
 
 
 def test_image_tokens_are_told_what_they_show():

@@ -29,7 +29,7 @@ Encode = Callable[[str], list[int]]
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """From step `until` backwards to the previous phase: how many branches of each kind a scene has."""
+    """A stretch of the training: how many branches of each kind a scene has, and how fast to learn."""
 
     name: str
     until: float
@@ -39,12 +39,15 @@ class Phase:
     captions: int
     references: int
     """Existence questions below a `Reference:` text."""
+    lr: tuple[float, float] = (1.0, 1.0)
+    """The learning rate at its start and its end, as factors of the peak; a straight line between."""
 
 
 PHASES = (
-    Phase("existence", 0.30, existence=10, attributes=2, captions=0, references=0),
-    Phase("mixture", 0.60, existence=6, attributes=4, captions=1, references=0),
-    Phase("references", 1.00, existence=5, attributes=3, captions=1, references=1),
+    Phase("existence", 0.27, existence=10, attributes=2, captions=0, references=0, lr=(1.0, 0.82)),
+    Phase("mixture", 0.52, existence=6, attributes=4, captions=1, references=0, lr=(0.82, 0.4)),
+    Phase("attributes", 0.70, existence=3, attributes=8, captions=0, references=0, lr=(1.0, 0.8)),
+    Phase("references", 1.00, existence=5, attributes=4, captions=1, references=1, lr=(0.8, 0.02)),
 )
 REFERENCE_ODDS = {"true": 0.65, "unrelated": 0.2, "misleading": 0.15}
 """What stands under `Reference:` in training: mostly the truth, so the model comes to trust it."""
@@ -53,6 +56,15 @@ REFERENCE_ODDS = {"true": 0.65, "unrelated": 0.2, "misleading": 0.15}
 def phase_at(step: int, steps: int) -> Phase:
     """The phase of step `step` of `steps`."""
     return next(phase for phase in PHASES if step < phase.until * steps or phase is PHASES[-1])
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """The learning rate of a step as a factor of the peak; the first 3% of the steps rise from 0."""
+    phase = phase_at(step, steps)
+    begin = max((p.until for p in PHASES if p.until < phase.until), default=0.0)
+    way = (step / steps - begin) / (phase.until - begin)
+    first, last = phase.lr
+    return (first + (last - first) * way) * min(1.0, (step + 1) / (0.03 * steps))
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from sightline.models.reference import IMAGE_TOKENS
 from sightline.training.branches import PackedBatch, collate, count_by_branch
-from sightline.training.curriculum import WORDS, Batch, Curriculum, Phase, phase_at
+from sightline.training.curriculum import WORDS, Batch, Curriculum, Phase, learning_rate, phase_at
 from sightline.world.dataset import SEEDS
 from sightline.world.nouns import COLORS, NOUNS
 
@@ -62,7 +62,7 @@ class ReferenceTrainer:
         trained = [self.model.model.vision_model, self.model.model.connector, head]
         parameters = [p for module in trained for p in module.parameters()]
         steps = self.settings.warmup_steps
-        optimizer, schedule = _optimizer(parameters, self.settings.warmup_lr, steps)
+        optimizer, schedule = _optimizer(parameters, self.settings.warmup_lr, _cosine(steps))
         for step in range(steps):
             batch = self._batch(step, Phase("warm-up", 1.0, 0, 0, 0, 0))
             seen = self.model.model.get_image_features(_pixels(batch))
@@ -75,10 +75,12 @@ class ReferenceTrainer:
                 self.report("warm-up", step, numbers)
 
     def train(self) -> None:
-        """Stage 2: all weights, existence first, then the mixture, then references."""
+        """Stage 2: all weights, by the phases of the curriculum."""
         parameters = list(self.model.parameters())
         steps = self.settings.steps
-        optimizer, schedule = _optimizer(parameters, self.settings.lr, steps)
+        optimizer, schedule = _optimizer(
+            parameters, self.settings.lr, lambda step: learning_rate(min(step, steps - 1), steps)
+        )
         self.model.train()
         for step in range(steps):
             phase = phase_at(step, steps)
@@ -217,10 +219,15 @@ def _word_embeddings(model: Any, tokenizer: Any) -> torch.Tensor:
 
 
 def _optimizer(
-    parameters: list[nn.Parameter], lr: float, steps: int
+    parameters: list[nn.Parameter], lr: float, factor: Callable[[int], float]
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """AdamW with linear warm-up (3% of the steps) and cosine decay to 2%."""
+    """AdamW whose learning rate is `lr * factor(step)`."""
     optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.02)
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def _cosine(steps: int) -> Callable[[int], float]:
+    """Linear warm-up (3% of the steps) and cosine decay to 2%."""
     rise = max(1, steps * 3 // 100)
 
     def factor(step: int) -> float:
@@ -228,7 +235,7 @@ def _optimizer(
             return (step + 1) / rise
         return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return factor
 
 
 def _step(
