@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,12 +43,13 @@ def load_parts(
         )
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     folder, commit = resolve(source, revision)
-    config = AutoConfig.from_pretrained(folder)
-    adapter = adapter_for(config.model_type)
     weights_dtype: Any = dtype if dtype != "auto" or torch.device(device).type != "cpu" else "float32"
     try:
-        model = load_weights(adapter.model_class(config), folder, weights_dtype, attention)
-        processor = adapter.build_processor(str(folder))
+        with quiet():
+            config = AutoConfig.from_pretrained(folder)
+            adapter = adapter_for(config.model_type)
+            model = load_weights(adapter.model_class(config), folder, weights_dtype, attention)
+            processor = adapter.build_processor(str(folder))
     except (OSError, SafetensorError) as error:
         raise ModelError(
             expected=f"whole weights (safetensors) and processor files in {folder}",
@@ -56,6 +59,26 @@ def load_parts(
     if adapter_path is not None:
         model = merge_lora(model, adapter_path)
     return Parts(model.to(device).eval(), processor, folder, commit)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' bars and warnings while files are read and written.
+
+    Every worker would draw a bar, and warn of SmolVLM's default pad token, which no model
+    of ours uses. What matters (missing weights) is checked and raised by `load_weights`.
+    """
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def load_weights(model_class: Any, folder: Path, dtype: str, attention: str) -> Any:
