@@ -51,7 +51,7 @@ def test_two_workers_and_every_engine_give_the_losses_of_one_worker(baseline, fo
     config = configuration(folder, f"two-{deepspeed}", "resources.workers=2", f"deepspeed={deepspeed}")
     done = run(config, reference_folder=f"{folder}/reference")
     np.testing.assert_allclose(losses_of(done), baseline, atol=5e-5)
-    exported, start = Vlm.load(done.model).model, Vlm.load("world").model
+    exported, start = Vlm.load(done.model).model, Vlm.load(f"{folder}/model").model
     assert not torch.equal(exported.get_parameter(WEIGHT), start.get_parameter(WEIGHT))
 
 
@@ -71,7 +71,7 @@ def test_an_adapter_trained_with_zero_3_and_offload_loads(baseline, folder):
     config = configuration(folder, "lora", "resources.workers=2", "lora.rank=4", f"deepspeed={OFFLOAD}")
     done = run(config, reference_folder=f"{folder}/reference")
     assert done.history[0]["loss"] == pytest.approx(baseline[0], abs=1e-5)
-    adapted, plain = Vlm.load("world", adapter_path=done.model).model, Vlm.load("world").model
+    adapted, plain = Vlm.load(f"{folder}/model", adapter_path=done.model).model, Vlm.load(f"{folder}/model").model
     assert not torch.equal(adapted.get_parameter(WEIGHT), plain.get_parameter(WEIGHT))
 
 
@@ -97,7 +97,7 @@ def kill_a_worker(config) -> None:
 
 def wait_for_checkpoint(config, alive=lambda: True) -> None:
     saved = Path(config.run.folder) / "training" / "checkpoints"
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 400
     while not list(saved.glob("step-*/meta.json")):
         assert alive()
         assert time.monotonic() < deadline
@@ -115,7 +115,7 @@ def test_a_killed_driver_goes_on_under_the_same_name(ray_session, baseline, fold
         first.kill()
         first.wait()
     second = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, check=False, env=environment
+        command, capture_output=True, text=True, timeout=500, check=False, env=environment
     )
     assert second.returncode == 0, second.stderr[-3000:]
     result = json.loads(second.stdout.splitlines()[-1])

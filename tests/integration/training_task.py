@@ -7,6 +7,7 @@ Also a program, so that a driver can be killed: `python -m tests.integration.tra
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -19,12 +20,17 @@ from sightline.data.pairs import read_pairs
 from sightline.distributed.reference_cache import identity_parts, reference_logprobs
 from sightline.distributed.tracking import tracked
 from sightline.distributed.trainer import Trained, train
+from sightline.models.reference import packaged_folder
 from sightline.records import Example, PreferencePair
 from sightline.world import dataset
 
 
 def write_pairs(folder: Path, *, scenes: int = 8) -> Path:
-    """Right answers preferred over wrong ones on yes/no questions about a few scenes."""
+    """Right answers preferred over wrong ones on yes/no questions about a few scenes.
+
+    A copy of the reference VLM is put beside them, as `folder`/model.
+    """
+    shutil.copytree(packaged_folder(), folder / "model", dirs_exist_ok=True)
     rows = []
     for line in dataset.write(folder, split="mine", scenes=scenes).read_text().splitlines():
         example = Example.from_row(json.loads(line))
@@ -57,9 +63,11 @@ def configuration(folder: Path, name: str, *settings: str) -> DpoConfig:
             f"run.root={folder}/runs",
             f"run.tracking_uri=sqlite:///{folder}/mlflow.db",
             f"pairs={folder}/pairs.parquet",
+            f"model.source={folder}/model",
             "training.global_batch=8",
             "training.micro_batch=2",
             "training.max_steps=12",
+            "training.epochs=9",
             "training.lr=3e-4",
             "training.warmup_ratio=0",
             "training.precision=float32",
