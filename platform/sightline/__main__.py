@@ -78,15 +78,11 @@ def _doctor(settings: Sequence[str]) -> int:
 
 
 def _ask(arguments: argparse.Namespace) -> int:
-    from transformers.utils import logging
-
     from sightline.data.images import load_image
     from sightline.models.prompts import Prompt
     from sightline.models.vlm import Vlm
 
     image = load_image(arguments.image)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     vlm = Vlm.load(arguments.model, revision=arguments.revision, adapter_path=arguments.adapter)
     prompt = Prompt(image=image, question=arguments.question, context=arguments.context)
     print(vlm.generate_text([prompt], max_new_tokens=arguments.max_new_tokens)[0])
