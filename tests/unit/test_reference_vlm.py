@@ -10,8 +10,8 @@ from sightline.config.model import ModelConfig
 from sightline.data.examples import read_jsonl
 from sightline.evaluation.predictions import Predict, PredictConfig
 from sightline.evaluation.scoring import score
-from sightline.models.vlm import Vlm
 from sightline.models.reference import packaged_folder
+from sightline.models.vlm import Vlm
 from sightline.world import dataset
 from sightline.world.nouns import LEXICON
 
