@@ -14,7 +14,7 @@ class PretrainConfig(Frozen):
     run: RunConfig = RunConfig(name="pretrain")
     warmup_steps: PositiveInt = 1600
     """Steps of the vision warm-up."""
-    steps: PositiveInt = 2700
+    steps: PositiveInt = 3000
     """Steps with all weights."""
     batch: PositiveInt = 32
     """Scenes a step; each carries about a dozen questions."""

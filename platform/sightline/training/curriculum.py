@@ -44,12 +44,13 @@ class Phase:
 
 
 PHASES = (
-    Phase("existence", 0.27, existence=10, attributes=2, captions=0, references=0, lr=(1.0, 0.82)),
-    Phase("mixture", 0.52, existence=6, attributes=4, captions=1, references=0, lr=(0.82, 0.4)),
-    Phase("attributes", 0.70, existence=3, attributes=8, captions=0, references=0, lr=(1.0, 0.8)),
-    Phase("references", 1.00, existence=5, attributes=4, captions=1, references=1, lr=(0.8, 0.02)),
+    Phase("existence", 0.25, existence=10, attributes=2, captions=0, references=0, lr=(1.0, 0.82)),
+    Phase("mixture", 0.48, existence=6, attributes=4, captions=1, references=0, lr=(0.82, 0.4)),
+    Phase("attributes", 0.64, existence=3, attributes=8, captions=0, references=0, lr=(1.0, 0.8)),
+    Phase("references", 0.84, existence=2, attributes=2, captions=1, references=3, lr=(0.8, 0.2)),
+    Phase("captions", 1.00, existence=2, attributes=2, captions=1, references=1, lr=(0.6, 0.02)),
 )
-REFERENCE_ODDS = {"true": 0.65, "unrelated": 0.2, "misleading": 0.15}
+REFERENCE_ODDS = {"true": 0.8, "unrelated": 0.1, "misleading": 0.1}
 """What stands under `Reference:` in training: mostly the truth, so the model comes to trust it."""
 
 
