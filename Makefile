@@ -54,7 +54,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "setup: ready"
 
 demo: $(READY)
-	@$(BIN)/python jobs/dpo.py run.name=demo
+	@$(BIN)/python jobs/dpo.py run.name=demo resources.workers=2
 
 test: test-unit test-integration
 

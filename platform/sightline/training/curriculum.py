@@ -39,6 +39,9 @@ class Phase:
     captions: int
     references: int
     """Existence questions below a `Reference:` text."""
+    fog: float = 0.0
+    """Share of scenes that are hardly to be seen and asked about below references only.
+    Where the picture suffices a model never learns to read; in fog it must."""
     lr: tuple[float, float] = (1.0, 1.0)
     """The learning rate at its start and its end, as factors of the peak; a straight line between."""
 
@@ -48,8 +51,11 @@ PHASES = (
     Phase("mixture", 0.48, existence=6, attributes=4, captions=1, references=0, lr=(0.82, 0.4)),
     Phase("attributes", 0.64, existence=3, attributes=8, captions=0, references=0, lr=(1.0, 0.8)),
     Phase("references", 0.84, existence=2, attributes=2, captions=1, references=3, lr=(0.8, 0.2)),
-    Phase("captions", 1.00, existence=2, attributes=2, captions=1, references=1, lr=(0.6, 0.02)),
+    Phase("fog", 1.00, existence=2, attributes=2, captions=1, references=1, fog=0.35, lr=(0.6, 0.02)),
 )
+_FOG = Phase("in the fog", 1.0, existence=0, attributes=0, captions=0, references=4)
+_SEEN_IN_FOG = 0.06
+"""What is left of the contrast in fog."""
 REFERENCE_ODDS = {"true": 0.8, "unrelated": 0.1, "misleading": 0.1}
 """What stands under `Reference:` in training: mostly the truth, so the model comes to trust it."""
 
@@ -94,10 +100,15 @@ class Curriculum:
     def batch(self, seed: int, indices: range, phase: Phase) -> Batch:
         """The sequences of some scenes of a stream, with their pictures."""
         scenes = [sample(seed, index) for index in indices]
-        asked = [self.ask(scene, np.random.default_rng([*scene.seed, 5]), phase) for scene in scenes]
+        rngs = [np.random.default_rng([*scene.seed, 5]) for scene in scenes]
+        foggy = [phase.fog > 0 and rng.random() < phase.fog for rng in rngs]
+        asked = [
+            self.ask(scene, rng, _FOG if in_fog else phase)
+            for scene, rng, in_fog in zip(scenes, rngs, foggy, strict=True)
+        ]
         return Batch(
             sequences=[self.pack(of_scene) for of_scene in asked],
-            pixels_B3SS=pixels(scenes),
+            pixels_B3SS=pixels(scenes) * np.where(foggy, _SEEN_IN_FOG, 1.0)[:, None, None, None].astype("f4"),
             shown_BPW=np.stack([shown(scene) for scene in scenes]),
         )
 
