@@ -220,7 +220,8 @@ def peak_mib(side: str, arguments: list[str]) -> float:
 def main(argv: list[str]) -> None:
     given = dict(argument.split("=", 1) for argument in argv)
     only = given.pop("only", "")
-    settings = {"steps": 4, "epochs": 2, "batch": 4, "rounds": 3, "scale": 2} | {k: int(v) for k, v in given.items()}
+    defaults = {"steps": 4, "epochs": 2, "batch": 4, "rounds": 3, "scale": 2}
+    settings = defaults | {name: int(value) for name, value in given.items()}
     rounds = settings.pop("rounds")
     sides: dict[str, Callable[[Work], tuple[float, list[float]]]] = {"ours": train_ours, "trl": train_trl}
     with tempfile.TemporaryDirectory() as folder:
