@@ -96,9 +96,10 @@ def kill_a_worker(config) -> None:
 
 
 def wait_for_checkpoint(config, alive=lambda: True) -> None:
-    saved = Path(config.run.folder) / "training" / "checkpoints"
+    """Until Ray has noted a checkpoint (its files are there a little earlier)."""
+    noted = Path(config.run.folder) / "training" / "checkpoints" / "checkpoint_manager_snapshot.json"
     deadline = time.monotonic() + 400
-    while not list(saved.glob("step-*/meta.json")):
+    while not noted.is_file() or "step-" not in noted.read_text():
         assert alive()
         assert time.monotonic() < deadline
         time.sleep(0.02)
