@@ -71,7 +71,8 @@ def test_an_adapter_trained_with_zero_3_and_offload_loads(baseline, folder):
     config = configuration(folder, "lora", "resources.workers=2", "lora.rank=4", f"deepspeed={OFFLOAD}")
     done = run(config, reference_folder=f"{folder}/reference")
     assert done.history[0]["loss"] == pytest.approx(baseline[0], abs=1e-5)
-    adapted, plain = Vlm.load(f"{folder}/model", adapter_path=done.model).model, Vlm.load(f"{folder}/model").model
+    adapted = Vlm.load(f"{folder}/model", adapter_path=done.model).model
+    plain = Vlm.load(f"{folder}/model").model
     assert not torch.equal(adapted.get_parameter(WEIGHT), plain.get_parameter(WEIGHT))
 
 
