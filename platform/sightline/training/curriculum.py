@@ -40,7 +40,7 @@ class Phase:
     references: int
     """Existence questions below a `Reference:` text."""
     fog: float = 0.0
-    """Share of scenes that are hardly to be seen and asked about below references only.
+    """Share of scenes that are not to be seen at all and asked about below references only.
     Where the picture suffices a model never learns to read; in fog it must."""
     lr: tuple[float, float] = (1.0, 1.0)
     """The learning rate at its start and its end, as factors of the peak; a straight line between."""
@@ -51,11 +51,9 @@ PHASES = (
     Phase("mixture", 0.48, existence=6, attributes=4, captions=1, references=0, lr=(0.82, 0.4)),
     Phase("attributes", 0.64, existence=3, attributes=8, captions=0, references=0, lr=(1.0, 0.8)),
     Phase("references", 0.84, existence=2, attributes=2, captions=1, references=3, lr=(0.8, 0.2)),
-    Phase("fog", 1.00, existence=2, attributes=2, captions=1, references=1, fog=0.35, lr=(0.6, 0.02)),
+    Phase("fog", 1.00, existence=3, attributes=1, captions=1, references=1, fog=0.5, lr=(0.8, 0.02)),
 )
 _FOG = Phase("in the fog", 1.0, existence=0, attributes=0, captions=0, references=4)
-_SEEN_IN_FOG = 0.06
-"""What is left of the contrast in fog."""
 REFERENCE_ODDS = {"true": 0.8, "unrelated": 0.1, "misleading": 0.1}
 """What stands under `Reference:` in training: mostly the truth, so the model comes to trust it."""
 
@@ -108,7 +106,7 @@ class Curriculum:
         ]
         return Batch(
             sequences=[self.pack(of_scene) for of_scene in asked],
-            pixels_B3SS=pixels(scenes) * np.where(foggy, _SEEN_IN_FOG, 1.0)[:, None, None, None].astype("f4"),
+            pixels_B3SS=np.where(np.array(foggy)[:, None, None, None], _fog(scenes), pixels(scenes)),
             shown_BPW=np.stack([shown(scene) for scene in scenes]),
         )
 
@@ -149,6 +147,13 @@ def pixels(scenes: list[Scene]) -> np.ndarray:
     """Pictures as the processor would give them: (B, 3, S, S) float32 in [-1, 1]."""
     images = np.stack([np.asarray(render(scene)) for scene in scenes])
     return (images.transpose(0, 3, 1, 2).astype(np.float32) / 255 - 0.5) / 0.5
+
+
+def _fog(scenes: list[Scene]) -> np.ndarray:
+    """Pictures (B, 3, S, S) of noise alone."""
+    rngs = [np.random.default_rng([*scene.seed, 7]) for scene in scenes]
+    shape = (3, IMAGE_SIZE, IMAGE_SIZE)
+    return np.stack([rng.uniform(-1, 1, shape).astype(np.float32) for rng in rngs])
 
 
 def shown(scene: Scene) -> np.ndarray:
