@@ -94,13 +94,22 @@ def adapted(scale: int) -> tuple[Vlm, Any]:
     return vlm, lora.attach(vlm.model, ADAPTERS, seed=0)
 
 
-def train_ours(work: Work) -> tuple[float, list[float]]:
-    """Seconds and losses with the library's parts, the one reference pass included."""
+@dataclass(frozen=True)
+class Trained:
+    """Wall and processor seconds of the timed part (all threads), and each step's loss."""
+
+    wall_s: float
+    cpu_s: float
+    losses: list[float]
+
+
+def train_ours(work: Work) -> Trained:
+    """Train with the library's parts, the one reference pass included."""
     vlm, model = adapted(work.scale)
     forward = PairForward(model, vlm.adapter, "shared", image_token_id=vlm.image_token_id)
     settings = EngineSettings(work.batch, work.batch, 1, 0.0, TRAINING.max_grad_norm, False, None)
     engine = build(forward.train(), settings)
-    started = time.perf_counter()
+    started = (time.perf_counter(), time.process_time())
     collate = PairCollator(vlm, "shared")
     chunks = [work.pairs[i : i + work.batch] for i in range(0, len(work.pairs), work.batch)]
     with torch.no_grad():  # before the first step the adapter changes nothing: this is the reference
@@ -112,11 +121,11 @@ def train_ours(work: Work) -> tuple[float, list[float]]:
         engine.backward(loss)
         engine.step(TRAINING.lr)
         losses.append(float(loss.detach()))
-    return time.perf_counter() - started, losses
+    return Trained(time.perf_counter() - started[0], time.process_time() - started[1], losses)
 
 
-def train_trl(work: Work) -> tuple[float, list[float]]:
-    """The same with TRL: seconds from its first step's start to its last step's end."""
+def train_trl(work: Work) -> Trained:
+    """The same with TRL, timed from its first step's start to its last step's end."""
     import transformers
     import trl
     from datasets import Dataset
@@ -124,7 +133,7 @@ def train_trl(work: Work) -> tuple[float, list[float]]:
     from torch.utils.data import SequentialSampler
 
     losses: list[torch.Tensor] = []
-    times: list[float] = []
+    times: list[tuple[float, float]] = []
 
     class Trainer(trl.DPOTrainer):
         """TRL's trainer, in the pairs' order, keeping each step's loss."""
@@ -139,10 +148,10 @@ def train_trl(work: Work) -> tuple[float, list[float]]:
 
     class Clock(transformers.TrainerCallback):
         def on_train_begin(self, *args, **kwargs):
-            times.append(time.perf_counter())
+            times.append((time.perf_counter(), time.process_time()))
 
         def on_train_end(self, *args, **kwargs):
-            times.append(time.perf_counter())
+            times.append((time.perf_counter(), time.process_time()))
 
     ours, reference_adapter = adapted(work.scale)
     start = {k: v.clone() for k, v in reference_adapter.state_dict().items() if "lora_" in k}
@@ -190,7 +199,8 @@ def train_trl(work: Work) -> tuple[float, list[float]]:
         missing = trainer.model.load_state_dict(start, strict=False).unexpected_keys
         assert not missing, missing
         trainer.train()
-    return times[1] - times[0], [float(loss) for loss in losses]
+    (wall, cpu), (wall_end, cpu_end) = times
+    return Trained(wall_end - wall, cpu_end - cpu, [float(loss) for loss in losses])
 
 
 def lengths(work: Work) -> tuple[float, float]:
@@ -223,7 +233,7 @@ def main(argv: list[str]) -> None:
     defaults = {"steps": 4, "epochs": 2, "batch": 4, "rounds": 3, "scale": 2}
     settings = defaults | {name: int(value) for name, value in given.items()}
     rounds = settings.pop("rounds")
-    sides: dict[str, Callable[[Work], tuple[float, list[float]]]] = {"ours": train_ours, "trl": train_trl}
+    sides: dict[str, Callable[[Work], Trained]] = {"ours": train_ours, "trl": train_trl}
     with tempfile.TemporaryDirectory() as folder:
         work = make_work(Path(folder), **settings)
         if only:
@@ -231,20 +241,22 @@ def main(argv: list[str]) -> None:
             sys.stdout.write(json.dumps({"peak_mib": own_peak_mib()}) + "\n")
             return
         prompt, answer = lengths(work)
-        results: dict[str, list[tuple[float, list[float]]]] = {side: [] for side in sides}
+        results: dict[str, list[Trained]] = {side: [] for side in sides}
         for _ in range(rounds):
             for side, train in sides.items():
                 results[side].append(train(work))
         passed = [f"{name}={value}" for name, value in settings.items()]
         peaks = {side: peak_mib(side, passed) for side in sides}
-    seconds = {side: [s for s, _ in results[side]] for side in sides}
-    ratios = [theirs / ours for ours, theirs in zip(seconds["ours"], seconds["trl"], strict=True)]
-    losses = {side: results[side][0][1] for side in sides}
+    rounds_run = list(zip(results["ours"], results["trl"], strict=True))
+    ratios = [theirs.wall_s / ours.wall_s for ours, theirs in rounds_run]
+    work_done = work.epochs * len(work.pairs)
+    losses = {side: results[side][0].losses for side in sides}
     report = {
         "bench": "dpo",
         "ratio": round(statistics.median(ratios), 3),
         "ratios": [round(r, 3) for r in ratios],
-        "pairs_per_s": {s: round(work.epochs * len(work.pairs) / min(t), 2) for s, t in seconds.items()},
+        "processor_time_ratio": round(statistics.median(t.cpu_s / o.cpu_s for o, t in rounds_run), 3),
+        "pairs_per_s": {s: round(work_done / min(r.wall_s for r in t), 2) for s, t in results.items()},
         "loss_parity": max(abs(a - b) for a, b in zip(losses["ours"], losses["trl"], strict=True)),
         "losses": {side: [round(x, 6) for x in values] for side, values in losses.items()},
         "peak_memory_ratio": round(peaks["ours"] / peaks["trl"], 3),
