@@ -44,7 +44,7 @@ class EvaluationConfig(Frozen):
     """Held-out images; no training scene is among them."""
     seed: NonNegativeInt = 90_001
     """Seed of the held-out scenes."""
-    captions: PositiveInt = 300
+    captions: PositiveInt = 500
     """How many of the images are described at length."""
     max_new_tokens: PositiveInt = 96
     """Longest caption, in tokens."""

@@ -25,11 +25,11 @@ class MineSettings(Frozen):
     """Which prompt a pair carries into training, where its example has a `Reference:`."""
     caption_conditions: bool = False
     """Also compare captions by cm, oa1 and oa2 (three more captions an image)."""
-    caption_pairs: PositiveInt = 1
+    caption_pairs: PositiveInt = 2
     """Most pairs made of one image's sampled captions."""
     retrieved: NonNegativeInt = 1
     """Texts retrieved into `Reference:`; 0 = none."""
-    samples: PositiveInt = 4
+    samples: PositiveInt = 8
     """Answers drawn for a caption; the best and worst make the pair."""
     temperature: NonNegativeFloat = 0.0
     """Sampling temperature of short answers; 0 = greedy."""
