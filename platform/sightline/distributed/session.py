@@ -102,8 +102,6 @@ def _set_environment(address: str | None) -> None:
     # Ray reads this when it is imported; set later, its processes would disagree and die.
     if address is None and "ray" not in sys.modules:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
-        # Ray's C++ side would log an error for every actor pool that has constructor arguments.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 
 def _arguments(address: str | None, dashboard: bool) -> dict[str, Any]:
