@@ -74,11 +74,12 @@ def test_own_data_needs_its_own_held_out_examples(ray_session, settings, tmp_pat
 @pytest.fixture
 def cluster() -> Iterator[str]:
     """The address of the job server of a `ray start --head` cluster of its own."""
-    port, dashboard, client = free_ports(3)
+    port, dashboard, client, agent = free_ports(4)
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     command = [
         *("ray", "start", "--head", "--block", "--num-cpus=8", f"--port={port}"),
         *(f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}", "--disable-usage-stats"),
+        f"--dashboard-agent-listen-port={agent}",  # the default one is taken by any other Ray here
     ]
     head = subprocess.Popen(
         command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -130,9 +131,13 @@ def test_ray_job_submit_runs_the_whole_job(cluster, settings, tmp_path):
         *("--working-dir", ".", "--", "python", "jobs/dpo.py", "run.name=submitted", *settings),
     ]
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=580, check=False
-    )
+    for _ in range(20):  # the job server answers some seconds before its agent does
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=580, check=False
+        )
+        if "No available agent" not in done.stderr:
+            break
+        time.sleep(3)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     folder = tmp_path / "runs" / "submitted"
     report = json.loads((folder / "report.json").read_text())

@@ -39,9 +39,9 @@ class MineSettings(Frozen):
     """Longest caption, in tokens."""
     short_answer_tokens: PositiveInt = 16
     """Longest answer to any other question, in tokens."""
-    max_length_ratio: float = Field(default=2.0, ge=1.0)
+    max_length_ratio: float = Field(default=1.3, ge=1.0)
     """Pairs of captions with one side longer than this many times the other are dropped."""
-    max_yes_share: float = Field(default=0.5, ge=0.0, le=1.0)
+    max_yes_share: float = Field(default=0.4, ge=0.0, le=1.0)
     """Of the pairs between yes and no, at most this share may prefer yes; 1 = no limit."""
     lexicon: Location | None = None
     """JSON object of surface form -> node word that captions are judged by; null = the

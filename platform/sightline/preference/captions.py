@@ -17,8 +17,8 @@ CONDITION = "caption"
 def find(samples: Sequence[Attempt], *, count: int = 1, max_length_ratio: float = 2.0) -> list[Finding]:
     """Up to `count` pairs of different captions, the best first; else one finding that says why not.
 
-    Candidates are ordered by: chosen's recall not below rejected's; more inventions
-    avoided; lengths (in words) closer. A sample enters one pair at most.
+    Chosen's recall is not below rejected's. Candidates are ordered by: more inventions
+    avoided; more recall gained; lengths (in words) closer. A sample enters one pair at most.
     """
     distinct = list({sample.text.strip(): sample for sample in samples}.values())
     complete = [s for s in distinct if s.text.strip() and s.finished]
@@ -46,11 +46,12 @@ def length_ratio(one: Attempt, other: Attempt) -> float:
     return long / short
 
 
-def _preference(pair: tuple[Attempt, Attempt]) -> tuple[float, float, str, str]:
+def _preference(pair: tuple[Attempt, Attempt]) -> tuple[float, float, float, str, str]:
     """Sort key, best first; the texts make the order complete, so it repeats."""
     chosen, rejected = pair
     avoided = chosen.verdict.score - rejected.verdict.score
-    return (-avoided, length_ratio(chosen, rejected), chosen.text, rejected.text)
+    gained = chosen.verdict.recall - rejected.verdict.recall
+    return (-avoided, -gained, length_ratio(chosen, rejected), chosen.text, rejected.text)
 
 
 def _why_too_few(samples: Sequence[Attempt], distinct: Sequence[Attempt]) -> Outcome:
