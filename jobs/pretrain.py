@@ -1,7 +1,7 @@
 """Train the reference VLM from nothing: `python jobs/pretrain.py [key=value ...]`.
 
 Two stages (vision warm-up, then all weights by curriculum), best weights by validation,
-a plain Hugging Face folder at `runs/pretrain/model`. The defaults reproduce the shipped one.
+a plain Hugging Face folder at `runs/pretrain/model`, and its benchmarks on unseen scenes.
 """
 
 import sys

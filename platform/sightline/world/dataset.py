@@ -30,8 +30,8 @@ def write(
 ) -> Path:
     """Render `scenes` scenes of a split's stream and write their questions; returns the JSONL's path.
 
-    `mine` rows are what a user would have to learn from (existence, colour, count and a
-    caption question a scene, half of the existence negatives adversarial); `val` and
+    `mine` rows are what a user would have to learn from (existence, colour, count, relation
+    and a caption question a scene, half of the existence negatives adversarial); `val` and
     `test` rows are the benchmarks: POPE in three splits, attributes, captions; and,
     `with_references`, the same existence questions without a reference, with a true, an
     unrelated and a misleading one. Another `seed` is other scenes.
@@ -94,10 +94,7 @@ def _benchmarks(scenes: Sequence[Scene], seed: int) -> Iterable[list[Asked]]:
 
 
 def _mining_questions(scenes: Sequence[Scene], seed: int) -> Iterable[list[Asked]]:
-    """Two positives and two negatives (one adversarial, one random), colour, count, a caption.
-
-    No relations: the reference VLM is at chance there, and of two guesses neither is to be preferred.
-    """
+    """Two positives and two negatives (one adversarial, one random), attributes, a caption."""
     hard = pope.build(scenes, "adversarial", seed=seed, per_image=4)
     for index, scene in enumerate(scenes):
         rng = np.random.default_rng([seed, index, 4])
@@ -106,7 +103,7 @@ def _mining_questions(scenes: Sequence[Scene], seed: int) -> Iterable[list[Asked
         easy = questions.existence(scene, next(noun for noun in absent if noun != negative.noun))
         positives = [q for q in hard[index] if q.answer == "Yes."]
         rows = [("existence", q, "") for q in (*positives, negative, easy)]
-        yield rows + [asked for asked in _open_questions(scene, rng) if asked[0] != "relation"]
+        yield rows + _open_questions(scene, rng)
 
 
 def _referenced(scenes: Sequence[Scene], seed: int) -> Iterable[list[Asked]]:
