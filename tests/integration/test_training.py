@@ -91,9 +91,14 @@ def test_a_killed_worker_is_replaced_and_the_run_goes_on(baseline, folder):
 def kill_a_worker(config) -> None:
     from ray.util.state import list_actors
 
-    wait_for_checkpoint(config)
+    # Asked for before there is a checkpoint: the answer takes longer than the steps do.
     filters = [("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")]
-    os.kill(list_actors(filters=filters)[-1].pid, signal.SIGKILL)
+    deadline = time.monotonic() + 400
+    while not (alive := [actor for actor in list_actors(filters=filters) if actor.pid]):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    wait_for_checkpoint(config)
+    os.kill(alive[-1].pid, signal.SIGKILL)
 
 
 def wait_for_checkpoint(config, alive=lambda: True) -> None:
