@@ -1,60 +1,54 @@
-"""How hallucination probes are built, trained, split and judged."""
+"""How probes learn and how they are judged."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from sightline.config.base import Frozen
-from sightline.errors import ConfigError
 
 
 class ProbeSettings(Frozen):
-    """One probe. The defaults are HALP's (EACL 2026): its MLP, its optimiser, its 50 epochs."""
+    """One head and how it learns. The defaults are HALP's (`Probe` in its training scripts)."""
 
     head: Literal["mlp", "linear", "mass_mean"] = "mlp"
-    """mlp (HALP), linear (logistic regression), or mass_mean (difference of the class means)."""
-    hidden: tuple[PositiveInt, ...] = Field(default=(512, 256, 128), min_length=1)
-    """Widths of the MLP's hidden layers, each Linear, ReLU, BatchNorm, Dropout."""
+    """`mlp`: [Linear, ReLU, BatchNorm, Dropout] x widths -> Linear 1; `linear`: logistic regression;
+    `mass_mean`: the difference of the two classes' means, no training."""
+    widths: tuple[PositiveInt, ...] = Field(default=(512, 256, 128), min_length=1)
+    """Hidden widths of the MLP."""
     dropout: float = Field(default=0.3, ge=0.0, lt=1.0)
-    """Share of hidden values dropped in training."""
+    """Share of hidden values dropped while training the MLP."""
     lr: PositiveFloat = 1e-3
     """Learning rate of Adam."""
     weight_decay: NonNegativeFloat = 0.0
-    """Adam's L2 penalty (decoupled, as in AdamW)."""
-    batch_size: PositiveInt = 32
-    """Rows a step."""
+    """Adam's L2 penalty, added to the gradient (as `torch.optim.Adam` does)."""
+    batch_size: int = Field(default=32, ge=2)
+    """Rows an optimiser step; BatchNorm needs two."""
     epochs: PositiveInt = 50
-    """Passes over the training rows; the most, where `patience` is set."""
+    """Passes over the training rows."""
     patience: PositiveInt | None = None
-    """Stop when the validation loss has not fallen for so many epochs, and keep the best; null = never."""
-    validation: float = Field(default=0.1, gt=0.0, lt=0.5)
-    """Share of the training rows that early stopping watches; they are not trained on."""
-    class_weight: Literal["none", "balanced"] | PositiveFloat = "none"
-    """Weight of a hallucinated row in the loss: none (1), balanced (the classes' ratio), or a number."""
+    """Stop a probe after so many epochs without a better validation loss and keep its best epoch;
+    null = all epochs, the last one kept (HALP)."""
+    class_weight: Literal["none", "balanced"] = "none"
+    """`balanced` weighs the rows of each class by the inverse of its share."""
     standardize: bool = False
-    """Scale each feature by its mean and deviation over the training rows; HALP does not."""
+    """Subtract the training rows' mean and divide by their deviation, feature by feature."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the matrix products in training; weights, losses and scores are float32."""
+    """Of the products in training; weights, optimiser and predictions stay float32."""
 
 
 class SplitSettings(Frozen):
-    """Which rows a probe is tested on."""
+    """Which rows a probe learns from, which choose its threshold, which judge it."""
 
     by: Literal["image", "question", "source"] = "image"
-    """image: no image on both sides; question: HALP's, rows at random; source: one source held out."""
-    test: float = Field(default=0.2, gt=0.0, lt=0.9)
-    """Share of the rows that is tested on; not used by `source`."""
+    """`image`: no image on two sides; `question`: HALP's, rows at random (the same image may be on
+    both sides); `source`: one whole source is held out."""
     source: str | None = None
-    """The source that is held out; needed by `source`, unused otherwise."""
+    """The held-out source, with `by: source`."""
+    test_share: float = Field(default=0.2, gt=0.0, lt=1.0)
+    """Share of the rows that judge."""
+    valid_share: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """Share of the rows that choose thresholds and stop training; 0 = none (HALP)."""
     seed: NonNegativeInt = 42
     """Seed of the split."""
-
-    @model_validator(mode="after")
-    def _names_a_source(self) -> SplitSettings:
-        if self.by == "source" and not self.source:
-            raise ConfigError(
-                expected="split.source, the source to hold out, beside split.by=source", got="null"
-            )
-        return self
