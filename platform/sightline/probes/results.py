@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sightline.probes.artifact import Probe
-from sightline.probes.bank import BankResult, Trained
+from sightline.probes.bank import Trained
 from sightline.probes.splits import Split
 
 
