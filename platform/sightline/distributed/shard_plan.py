@@ -109,22 +109,22 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for key, x in value.items() for k, v in _flat(x, f"{prefix}.{key}".strip(".")).items()}
 
 
-def finished(storage: Storage, shards: int) -> set[int]:
+def finished(storage: Storage, shards: int, suffix: str = ".parquet") -> set[int]:
     """Shards whose success file agrees with the part beside it; a damaged one is redone."""
     sizes = storage.sizes()
     done = set()
     for shard in range(shards):
         if success_name(shard) not in sizes:
             continue
-        if storage.read_json(success_name(shard))["bytes"] == sizes.get(part_name(shard)):
+        if storage.read_json(success_name(shard))["bytes"] == sizes.get(part_name(shard, suffix)):
             done.add(shard)
         else:
             storage.delete(success_name(shard))
     return done
 
 
-def part_name(shard: int) -> str:
-    return f"part-{shard:06d}.parquet"
+def part_name(shard: int, suffix: str = ".parquet") -> str:
+    return f"part-{shard:06d}{suffix}"
 
 
 def success_name(shard: int) -> str:

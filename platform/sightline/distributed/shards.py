@@ -1,8 +1,8 @@
 """Run a worker over many rows in shards that survive any kill.
 
 The rows are cut into deterministic shards. A Ray actor holds the worker (and its
-model) and is handed shard after shard; it commits each by itself: a parquet part,
-renamed into place, then a `_SUCCESS` file with row count and id hash. A run that was
+model) and is handed shard after shard; it commits each by itself: a part (parquet, or what
+`parts` says), renamed into place, then a `_SUCCESS` file with row count and id hash. A run that was
 killed and started again does the shards that lack one, so it loses nothing, repeats
 nothing, and redoes at most the shard that each worker was busy with. Ray Data
 schedules; only shard numbers and counts pass through the driver, never pixels.
@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sightline.distributed.parts import Kept, ParquetParts, PartFormat
 from sightline.distributed.progress import Progress
 from sightline.distributed.shard_plan import (
     agree_on_plan,
@@ -67,12 +68,16 @@ class ShardedRun:
     elapsed_s: float
 
     def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """The parts, one table at a time, in the order of the input."""
+        """The parts (of parquet), one table at a time, in the order of the input."""
         for part in self.parts:
             yield self.storage.read_table(part, columns)
 
     def table(self, columns: list[str] | None = None) -> pa.Table:
         return pa.concat_tables(self.tables(columns), promote_options="permissive")
+
+    def successes(self) -> list[dict[str, Any]]:
+        """What each shard's `_SUCCESS` file says, in the order of the parts."""
+        return [self.storage.read_json(success_name(shard)) for shard in range(self.shards)]
 
     def error_rows(self) -> list[dict[str, str]]:
         return self.storage.read_table(ERRORS).to_pylist()
@@ -92,37 +97,38 @@ def run_sharded(
     id_column: str = "row_id",
     group_column: str | None = None,
     identity: Mapping[str, Any] | None = None,
+    parts: PartFormat | None = None,
     ray: bool = True,
     describe: str = "",
 ) -> ShardedRun:
-    """Map `worker_cls(worker_config)` over `rows` into parquet parts in `out_dir`.
+    """Map `worker_cls(worker_config)` over `rows` into parts in `out_dir`.
 
     `batch_size` rows at a time reach the worker; rows that share `group_column` stay
     in one batch and one shard (so groups may exceed both sizes). `identity` is what
     the output depends on (model hash, settings): a folder that holds a run of another
     identity, or over other rows, is refused with `StorageError`. Batch size, workers
-    and resources are no part of it. `describe` labels the progress line; "" hides it.
+    and resources are no part of it. `parts` is what a part is (default: parquet). `describe` labels the progress line; "" hides it.
     """
     started = time.monotonic()
-    storage = Storage.at(out_dir)
+    storage, parts = Storage.at(out_dir), parts or ParquetParts()
     table, bounds = arrange(rows, id_column, group_column, shard_rows)
     agree_on_plan(
         storage, describe_plan(table, shard_rows, len(bounds), id_column, worker_cls, identity or {})
     )
-    done = finished(storage, len(bounds))
+    done = finished(storage, len(bounds), parts.suffix)
     pending = [i for i in range(len(bounds)) if i not in done]
     if pending:
         # Input rows on shared storage, one row group a shard, so that actors read only theirs.
         if not storage.exists(MANIFEST):
             storage.write_row_groups(MANIFEST, (table[a:b] for a, b in bounds), table.schema)
-        arguments = (worker_cls, worker_config, storage, batch_size, id_column, group_column)
+        arguments = (worker_cls, worker_config, storage, batch_size, id_column, group_column, parts)
         if ray:
             summaries = _with_ray(arguments, pending, workers, cpus_per_worker, gpus_per_worker)
         else:
             summaries = _in_loop(arguments, pending)
         lengths = [stop - start for start, stop in bounds]
         _follow(summaries, total=len(table), done=sum(lengths[i] for i in done), describe=describe)
-    return _close(storage, len(bounds), resumed=len(done), started=started)
+    return _close(storage, len(bounds), parts.suffix, resumed=len(done), started=started)
 
 
 class ShardRunner:
@@ -136,12 +142,14 @@ class ShardRunner:
         batch_size: int,
         id_column: str,
         group_column: str | None,
+        parts: PartFormat,
     ):
         self._worker_cls, self._worker_config = worker_cls, worker_config
         self._storage = storage
         self._batch_size = batch_size
         self._id_column = id_column
         self._group_column = group_column
+        self._parts = parts
 
     # Both are opened with the first shard, not in `__init__`: an error there would reach the
     # caller as "the actor died", without its type, after three more tries to load the model.
@@ -165,31 +173,31 @@ class ShardRunner:
         inputs = self._manifest.read_row_group(shard)
         if not self._storage.exists(success_name(shard)):
             outputs, errors = self._work(inputs)
-            size = self._storage.write_table(part_name(shard), outputs)
+            written = self._parts.write(self._storage, part_name(shard, self._parts.suffix), outputs)
             self._storage.write_json(
                 success_name(shard),
                 {
                     "rows_in": len(inputs),
-                    "rows_out": len(outputs),
-                    "bytes": size,
+                    "rows_out": sum(len(batch) for batch in outputs),
                     "id_hash": hash_ids(inputs[self._id_column]),
                     "errors": errors,
+                    **written,
                 },
             )
         return len(inputs)
 
-    def _work(self, inputs: pa.Table) -> tuple[pa.Table, list[dict[str, str]]]:
-        parts, errors = [], []
+    def _work(self, inputs: pa.Table) -> tuple[list[Kept], list[dict[str, str]]]:
+        kept, errors = [], []
         for start, stop in cut(group_starts(inputs, self._group_column), len(inputs), self._batch_size):
             batch = {name: inputs[name][start:stop].to_numpy() for name in inputs.column_names}
             good, bad = self._split(batch, self._worker(dict(batch)))
-            parts.append(good)
+            kept.append(good)
             errors += bad
-        return pa.concat_tables(parts, promote_options="permissive"), errors
+        return kept, errors
 
     def _split(
         self, batch: dict[str, np.ndarray], result: dict[str, np.ndarray]
-    ) -> tuple[pa.Table, list[dict[str, str]]]:
+    ) -> tuple[Kept, list[dict[str, str]]]:
         """The rows that worked, and a record for each that did not."""
         ids = [str(i) for i in result[self._id_column]]
         asked = {str(i): n for n, i in enumerate(batch[self._id_column])}
@@ -203,15 +211,8 @@ class ShardRunner:
         uris = batch.get("image_uri", np.full(len(asked), ""))
         failed = {i: text for i, text in zip(ids, texts, strict=True) if text}
         errors = [{"row_id": i, "image_uri": str(uris[asked[i]]), "error": t} for i, t in failed.items()]
-        columns = {name: _arrow(values) for name, values in result.items() if name != "error"}
-        keep = pa.array([i not in failed for i in ids], pa.bool_())
-        return pa.table(columns).filter(keep), errors
-
-
-def _arrow(values: Any) -> pa.Array:
-    """A column as Arrow, with strings and lists (object arrays) typed by their content."""
-    array = np.asarray(values) if not isinstance(values, np.ndarray) else values
-    return pa.array(array.tolist() if array.dtype == object or array.ndim > 1 else array)
+        columns = {name: values for name, values in result.items() if name != "error"}
+        return Kept(columns, np.asarray([i not in failed for i in ids], dtype=bool)), errors
 
 
 # --- execution --------------------------------------------------------------------------
@@ -273,7 +274,7 @@ def _on_terminal(describe: str) -> bool:
     return bool(describe) and sys.stderr.isatty()
 
 
-def _close(storage: Storage, shards: int, *, resumed: int, started: float) -> ShardedRun:
+def _close(storage: Storage, shards: int, suffix: str, *, resumed: int, started: float) -> ShardedRun:
     """Check that every shard is there, and gather the failed rows into one file."""
     successes = [storage.read_json(success_name(shard)) for shard in range(shards)]
     errors = [row for success in successes for row in success["errors"]]
@@ -281,7 +282,7 @@ def _close(storage: Storage, shards: int, *, resumed: int, started: float) -> Sh
     storage.clear_temporary()
     return ShardedRun(
         storage=storage,
-        parts=tuple(part_name(shard) for shard in range(shards)),
+        parts=tuple(part_name(shard, suffix) for shard in range(shards)),
         rows=sum(success["rows_out"] for success in successes),
         errors=len(errors),
         shards=shards,
