@@ -1,0 +1,75 @@
+"""A store's folder, on a disk or in a bucket: whole files in, whole files or pieces out.
+
+The engine's `distributed.storage` does the same for runs and more; this is the small part
+of it that a store needs to be opened where there is no engine.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+
+_TEMPORARY = ".tmp"
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """One folder. `uri` is absolute: `/a/b` or `s3://bucket/a/b`. Picklable."""
+
+    uri: str
+
+    @classmethod
+    def at(cls, location: str | os.PathLike[str]) -> Folder:
+        """The folder at a path or URI, whether it exists or not."""
+        text = os.fspath(location)
+        return cls(text.rstrip("/") if "://" in text else str(Path(text).expanduser().absolute()))
+
+    def sizes(self) -> dict[str, int]:
+        """Every file directly in the folder, with its size in bytes; {} if there is no folder."""
+        files = self._filesystem.get_file_info(pafs.FileSelector(self._path(""), allow_not_found=True))
+        return {f.base_name: int(f.size) for f in files if f.type == pafs.FileType.File}
+
+    def read(self, name: str) -> bytes:
+        """One whole file. Raises `FileNotFoundError` or another `OSError`."""
+        with self._filesystem.open_input_stream(self._path(name)) as stream:
+            return bytes(stream.read())
+
+    def open(self, name: str) -> Any:
+        """What `h5py.File` takes: a path on a disk, a seekable file in a bucket."""
+        if self._is_local:
+            return self._path(name)
+        return self._filesystem.open_input_file(self._path(name))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write one whole file; a reader never sees half of it, even after a power cut.
+
+        The temporary file lies in `.tmp`, which the engine empties at the end of a run.
+        """
+        temporary = self._path(f"{_TEMPORARY}/{uuid.uuid4().hex}-{name}")
+        self._filesystem.create_dir(self._path(_TEMPORARY), recursive=True)
+        if self._is_local:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        else:
+            with self._filesystem.open_output_stream(temporary) as stream:
+                stream.write(data)
+        self._filesystem.move(temporary, self._path(name))
+
+    @property
+    def _is_local(self) -> bool:
+        return isinstance(self._filesystem, pafs.LocalFileSystem)
+
+    @property
+    def _filesystem(self) -> pafs.FileSystem:
+        return pafs.FileSystem.from_uri(self.uri)[0]
+
+    def _path(self, name: str) -> str:
+        root = pafs.FileSystem.from_uri(self.uri)[1]
+        return f"{root}/{name}" if name else root
