@@ -14,8 +14,9 @@ D width, M longest path of a batch, H heads, E head width.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -129,19 +130,32 @@ class SharedForward:
     """Forward passes over many rows in turn: prefixes shared in each, every image encoded once.
 
     Plan with `parts`, then call with the rows of one part or several. Image features are
-    kept from the first call that needs them to the last.
+    kept from the first call that needs them to the last. `encode` may stand in for the
+    adapter's `encode_images` when the caller wants more of the vision pass.
     """
 
-    def __init__(self, adapter: Adapter, model: Any, image_token_id: int, *, reuse_prefix: bool = True):
+    def __init__(
+        self,
+        adapter: Adapter,
+        model: Any,
+        image_token_id: int,
+        *,
+        reuse_prefix: bool = True,
+        encode: Callable[[Sequence[EncodedRow]], list[torch.Tensor]] | None = None,
+    ):
         self._adapter, self._model = adapter, model
         self._image_token_id, self._reuse_prefix = image_token_id, reuse_prefix
+        self._encode = encode or partial(adapter.encode_images, model)
         self._rows_to_come: Counter[Hashable] = Counter()
+        self._unseen: dict[int, dict[Hashable, EncodedRow]] = {}
         self._features: dict[Hashable, torch.Tensor] = {}
 
     def parts(self, rows: Sequence[EncodedRow], most: int) -> list[list[int]]:
         """Indices of rows to compute together, at most `most` each, parts of like cost adjacent."""
         for row in rows:
-            self._rows_to_come[self._adapter.image_key(row)] += 1
+            key = self._adapter.image_key(row)
+            self._rows_to_come[key] += 1
+            self._unseen.setdefault(id(row.image), {})[key] = row
         parts = []
         for group in group_rows(self._adapter, rows, reuse_prefix=self._reuse_prefix):
             # Neighbours in the sorted order have the most in common, so cut there.
@@ -153,6 +167,13 @@ class SharedForward:
 
     def __call__(self, rows: Sequence[EncodedRow], cache: Any = None) -> tuple[torch.Tensor, Packed]:
         """Last hidden states (G, T, D); keys and values go into `cache` when one is given."""
+        packed, inputs = self.prepare(rows)
+        decoder = self._adapter.decoder(self._model)
+        outputs = decoder(**inputs, past_key_values=cache, use_cache=cache is not None)
+        return outputs.last_hidden_state, packed
+
+    def prepare(self, rows: Sequence[EncodedRow]) -> tuple[Packed, dict[str, Any]]:
+        """The rows packed, and the decoder's inputs: embeddings with images in place, mask, positions."""
         groups = group_rows(self._adapter, rows, reuse_prefix=self._reuse_prefix)
         packed = pack(self._adapter, self._model, rows, groups)
         embeds_GTD = self._embed(rows, groups, packed)
@@ -161,14 +182,11 @@ class SharedForward:
             visible = visible.unsqueeze(1).to(embeds_GTD.device)
         positions_AGT = packed.positions_AGT.to(embeds_GTD.device)
         decoder = self._adapter.decoder(self._model)
-        outputs = decoder(
-            inputs_embeds=embeds_GTD,
-            attention_mask=attention_mask(decoder, visible, embeds_GTD.dtype),
-            position_ids=positions_AGT[0] if len(positions_AGT) == 1 else positions_AGT,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        )
-        return outputs.last_hidden_state, packed
+        return packed, {
+            "inputs_embeds": embeds_GTD,
+            "attention_mask": attention_mask(decoder, visible, embeds_GTD.dtype),
+            "position_ids": positions_AGT[0] if len(positions_AGT) == 1 else positions_AGT,
+        }
 
     def _embed(
         self, rows: Sequence[EncodedRow], groups: Sequence[Sequence[int]], packed: Packed
@@ -177,10 +195,10 @@ class SharedForward:
         adapter = self._adapter
         shown = [rows[group[0]] for group in groups if rows[group[0]].image is not None]
         keys = [adapter.image_key(row) for row in shown]
-        new = {k: row for k, row in zip(keys, shown, strict=True) if k not in self._features}
+        # A family may have several keys an image (one a question): all at once, so that it can share.
+        new = {k: row for s in shown for k, row in self._unseen.pop(id(s.image), {}).items()}
         if new:
-            encoded = adapter.encode_images(self._model, list(new.values()))
-            self._features.update(zip(new, encoded, strict=True))
+            self._features.update(zip(new, self._encode(list(new.values())), strict=True))
         embeds_GTD = adapter.embed(
             self._model,
             packed.ids_GT.to(self._model.device),

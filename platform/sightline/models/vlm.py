@@ -1,4 +1,4 @@
-"""A vision-language model with its processor: load, encode, generate, score, save.
+"""A vision-language model with its processor: load, encode, generate, score, capture, save.
 
 The one object the rest of the library holds. It knows no datasets, prompts' wording
 (`prompts`) or families (`adapters`).
@@ -21,10 +21,15 @@ from sightline.models.prompts import Prompt
 from sightline.records import Answer
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+
+    from sightline.activations.sites import Site
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 AttentionKind = Literal["sdpa", "eager"]
+_WINDOW = 8
+"""Batches of prompts whose pixels are in memory together, so that rows can join."""
 
 
 class Vlm:
@@ -195,6 +200,57 @@ class Vlm:
                     scored.append(Answer(text, tuple(row.answer_ids), float(values.double().sum())))
         return scored
 
+    @property
+    def num_layers(self) -> int:
+        """The decoder's blocks."""
+        return len(self.adapter.text_blocks(self.model))
+
+    def site_width(self, site: Site) -> int:
+        """Features of one activation at `site`."""
+        if site.layer is None:
+            return self.adapter.vision_width(self.model)
+        embeddings: Any = self.adapter.embeddings(self.model)
+        return embeddings.weight.shape[1]
+
+    def capture(
+        self,
+        prompts: Sequence[Prompt],
+        sites: Sequence[Site],
+        answers: Sequence[str] | None = None,
+        *,
+        batch_size: int = 16,
+        reuse_prefix: bool = True,
+    ) -> dict[str, np.ndarray]:
+        """Activations: site name -> float32 (N, width), in the prompts' order.
+
+        `capture` defines the sites. Prompts that hold the same image object share its vision
+        pass and the keys and values of what they have in common (`reuse_prefix`); no value
+        depends on its neighbours or `batch_size` (up to float noise). `answers` are needed
+        for `answer_mean` alone. Raises ModelError for a site that this model or these prompts
+        do not have.
+        """
+        import numpy as np
+
+        from sightline.models.capture import Capture, check_sites, image_windows
+
+        if answers is not None and len(answers) != len(prompts):
+            raise ModelError(expected=f"{len(prompts)} answers, one a prompt", got=str(len(answers)))
+        if batch_size < 1:
+            raise ModelError(expected="a batch_size of at least 1", got=str(batch_size))
+        check_sites(sites, self.num_layers, prompts, answers is not None)
+        if not any(site.kind == "answer_mean" for site in sites):
+            answers = None
+        capture = Capture(
+            self.adapter, self.model, tuple(sites), self.image_token_id, batch_size, reuse_prefix
+        )
+        found = {s.name: np.empty((len(prompts), self.site_width(s)), dtype=np.float32) for s in sites}
+        with self._inference():
+            for window in image_windows(prompts, _WINDOW * batch_size):
+                given = [answers[i] for i in window] if answers is not None else None
+                for name, values_ND in capture(self.encode([prompts[i] for i in window], given)).items():
+                    found[name][window] = values_ND
+        return found
+
     def save(self, folder: str | Path) -> None:
         """Write weights (safetensors), config, processor and template as one HF folder."""
         self.model.save_pretrained(folder)
@@ -218,6 +274,6 @@ class Vlm:
 
 
 def _windows(count: int, batch_size: int) -> list[slice]:
-    """Stretches of prompts whose pixels are in memory together: a few batches, so that rows can join."""
-    size = 8 * batch_size
+    """Stretches of prompts whose pixels are in memory together."""
+    size = _WINDOW * batch_size
     return [slice(start, start + size) for start in range(0, count, size)]

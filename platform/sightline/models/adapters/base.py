@@ -3,13 +3,15 @@
 An adapter holds no state and no weights: it is a set of answers to "where is ...?" for one
 family of transformers' classes. It never looks for modules by name patterns or sizes.
 
-Shapes: B sequences, T tokens, P image tokens of one image, D width of the text model.
+Shapes: B sequences, T tokens, P image tokens and S patches of one image, D width of the text
+model, W of the vision tower.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -25,6 +27,20 @@ if TYPE_CHECKING:
 
 # One entry for each living processor: the frame needs two renderings of a Jinja template.
 _FRAMES: WeakKeyDictionary[Any, dict[tuple[bool, str], Frame]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, slots=True)
+class SeenImage:
+    """What one vision pass makes of one image."""
+
+    features_PD: torch.Tensor
+    """Ready to replace the image's tokens."""
+    patches_SW: torch.Tensor
+    """The tower's last hidden state at every patch of every tile, in no particular order.
+
+    As the tower returns it: after the final norm where the tower applies one to its patches
+    (SigLIP, InstructBLIP's ViT), without one where it does not (CLIP, Qwen). No class token.
+    """
 
 
 class Adapter(ABC):
@@ -151,11 +167,15 @@ class Adapter(ABC):
         """Per-image tensors -> the model's inputs, in the order of `images`."""
 
     @abstractmethod
-    def encode_images(self, model: Any, rows: Sequence[EncodedRow]) -> list[torch.Tensor]:
-        """Feature vectors (P, D) of each row's image, ready to replace its image tokens.
+    def see_images(self, model: Any, rows: Sequence[EncodedRow]) -> list[SeenImage]:
+        """Each row's image through the vision tower and the connector, in one pass.
 
-        Pass one row for each distinct image (`image_key`); every row must have one.
+        Pass one row for each distinct `image_key`; every row must have an image.
         """
+
+    def encode_images(self, model: Any, rows: Sequence[EncodedRow]) -> list[torch.Tensor]:
+        """Feature vectors (P, D) alone of `see_images`."""
+        return [seen.features_PD for seen in self.see_images(model, rows)]
 
     def image_key(self, row: EncodedRow) -> Hashable:
         """Rows with equal keys have equal image features."""

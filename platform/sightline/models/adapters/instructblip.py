@@ -10,7 +10,7 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sightline.errors import ModelError
-from sightline.models.adapters.base import Adapter
+from sightline.models.adapters.base import Adapter, SeenImage
 from sightline.models.encoding import EncodedRow, ImageInputs
 from sightline.models.prompts import Prompt
 from sightline.models.template import Frame
@@ -95,11 +95,31 @@ class InstructBlipAdapter(Adapter):
             "qformer_attention_mask": pad([[1] * len(text) for text in texts], 0, "right"),
         }
 
-    def encode_images(self, model: Any, rows: Sequence[EncodedRow]) -> list[torch.Tensor]:
+    def see_images(self, model: Any, rows: Sequence[EncodedRow]) -> list[SeenImage]:
+        """The tower once for each image, the Q-Former once for each row.
+
+        transformers' `get_image_features` in two halves: it would run the tower for every
+        question again.
+        """
         import torch
 
-        images = [row.image for row in rows if row.image is not None]
-        inputs = self.collate_images(images) | self.sequence_inputs(rows, torch.empty(0))
-        inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
-        inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-        return list(model.get_image_features(**inputs, return_dict=True).pooler_output)
+        images = {id(row.image): row.image for row in rows if row.image is not None}
+        places = {key: place for place, key in enumerate(images)}
+        pixels = self.collate_images(list(images.values()))["pixel_values"].to(model.device, model.dtype)
+        states_ISW = model.vision_model(pixel_values=pixels, return_dict=True).last_hidden_state
+        states_RSW = states_ISW[[places[id(row.image)] for row in rows]]
+        texts = self.sequence_inputs(rows, torch.empty(0))
+        queries_RQW = model.query_tokens.expand(len(rows), -1, -1)
+        text_mask_RT = texts["qformer_attention_mask"].to(model.device)
+        query_mask_RQ = torch.ones(queries_RQW.shape[:2], dtype=torch.long, device=model.device)
+        read_RQW = model.qformer(
+            input_ids=texts["qformer_input_ids"].to(model.device),
+            attention_mask=torch.cat([query_mask_RQ, text_mask_RT], dim=1),
+            query_embeds=queries_RQW,
+            encoder_hidden_states=states_RSW,
+            encoder_attention_mask=torch.ones(states_RSW.shape[:2], dtype=torch.long, device=model.device),
+            return_dict=True,
+        ).last_hidden_state[:, : queries_RQW.shape[1]]
+        features_RPD = model.language_projection(read_RQW)
+        # The class token comes first.
+        return [SeenImage(f, p[1:]) for f, p in zip(features_RPD, states_RSW, strict=True)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sightline.models.adapters.base import Adapter, stack_padded
+from sightline.models.adapters.base import Adapter, SeenImage, stack_padded
 from sightline.models.encoding import EncodedRow, ImageInputs
 
 if TYPE_CHECKING:
@@ -53,11 +53,19 @@ class LlavaAdapter(Adapter):
     def collate_images(self, images: Sequence[ImageInputs]) -> dict[str, torch.Tensor]:
         return {name: stack_padded([image.tensors[name] for image in images]) for name in self.image_tensors}
 
-    def encode_images(self, model: Any, rows: Sequence[EncodedRow]) -> list[torch.Tensor]:
+    def see_images(self, model: Any, rows: Sequence[EncodedRow]) -> list[SeenImage]:
         images = [row.image for row in rows if row.image is not None]
         inputs = {n: t.to(model.device) for n, t in self.collate_images(images).items()}
         inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-        return list(model.get_image_features(**inputs, return_dict=True).pooler_output)
+        outputs = model.get_image_features(**inputs, return_dict=True)
+        # CLIP's class token comes first; the patches need not be those the decoder is shown
+        # (LLaVA shows it the last block but one).
+        patches = outputs.last_hidden_state[:, 1:].split([self.tiles(image) for image in images])
+        return [SeenImage(f, p.flatten(0, 1)) for f, p in zip(outputs.pooler_output, patches, strict=True)]
+
+    def tiles(self, image: ImageInputs) -> int:
+        """Pictures that the tower sees for one image."""
+        return 1
 
 
 class LlavaNextAdapter(LlavaAdapter):
@@ -78,3 +86,6 @@ class LlavaNextAdapter(LlavaAdapter):
 
         images = LlavaNextImageProcessorPil.from_pretrained(source, **from_pretrained)
         return LlavaNextProcessor.from_pretrained(source, image_processor=images, **from_pretrained)
+
+    def tiles(self, image: ImageInputs) -> int:
+        return image.tensors["pixel_values"].shape[0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sightline.models.adapters.base import Adapter
+from sightline.models.adapters.base import Adapter, SeenImage
 from sightline.models.encoding import EncodedRow, ImageInputs
 
 if TYPE_CHECKING:
@@ -68,10 +68,13 @@ class Qwen2VlAdapter(Adapter):
             "image_grid_thw": torch.stack([image.tensors["image_grid_thw"] for image in images]),
         }
 
-    def encode_images(self, model: Any, rows: Sequence[EncodedRow]) -> list[torch.Tensor]:
+    def see_images(self, model: Any, rows: Sequence[EncodedRow]) -> list[SeenImage]:
         images = [row.image for row in rows if row.image is not None]
         inputs = {n: t.to(model.device) for n, t in self.collate_images(images).items()}
-        return list(model.get_image_features(**inputs, return_dict=True).pooler_output)
+        outputs = model.get_image_features(**inputs, return_dict=True)
+        # Qwen2.5's tower returns patches in the order of its windows: image by image all the same.
+        patches = outputs.last_hidden_state.split(inputs["image_grid_thw"].prod(-1).tolist())
+        return [SeenImage(f, p) for f, p in zip(outputs.pooler_output, patches, strict=True)]
 
     def positions(self, model: Any, row: EncodedRow) -> torch.Tensor:
         import torch

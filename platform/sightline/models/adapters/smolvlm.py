@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sightline.models.adapters.base import Adapter, stack_padded
+from sightline.models.adapters.base import Adapter, SeenImage, stack_padded
 from sightline.models.encoding import EncodedRow, ImageInputs
 
 if TYPE_CHECKING:
@@ -49,12 +49,13 @@ class SmolVlmAdapter(Adapter):
         """(B, tiles, ...) with all-zero tiles as padding, which the model drops."""
         return {name: stack_padded([image.tensors[name] for image in images]) for name in self.image_tensors}
 
-    def encode_images(self, model: Any, rows: Sequence[EncodedRow]) -> list[torch.Tensor]:
+    def see_images(self, model: Any, rows: Sequence[EncodedRow]) -> list[SeenImage]:
         images = [row.image for row in rows if row.image is not None]
         inputs = {n: t.to(model.device) for n, t in self.collate_images(images).items()}
-        features = model.get_image_features(**inputs, return_dict=True).pooler_output
+        outputs = model.get_image_features(**inputs, return_dict=True)
         tiles = [image.tensors["pixel_values"].shape[0] for image in images]
-        return [chunk.flatten(0, 1) for chunk in features.split(tiles)]
+        features, patches = outputs.pooler_output.split(tiles), outputs.last_hidden_state.split(tiles)
+        return [SeenImage(f.flatten(0, 1), p.flatten(0, 1)) for f, p in zip(features, patches, strict=True)]
 
 
 class Idefics3Adapter(SmolVlmAdapter):
