@@ -32,8 +32,9 @@ class ProbeSettings(Frozen):
     null = all epochs, the last one kept (HALP)."""
     class_weight: Literal["none", "balanced"] = "none"
     """`balanced` weighs the rows of each class by the inverse of its share."""
-    standardize: bool = False
-    """Subtract the training rows' mean and divide by their deviation, feature by feature."""
+    standardize: bool | None = None
+    """Subtract the training rows' mean and divide by their deviation, feature by feature; null = yes
+    for the linear heads, no for the MLP (HALP)."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the products in training; weights, optimiser and predictions stay float32."""
 

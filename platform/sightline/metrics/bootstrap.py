@@ -166,10 +166,10 @@ def _cluster_sums(ratio: Ratio, cluster_N: npt.NDArray[np.int64], count: int) ->
 
 def _resampled_sums(sums_CK: FloatArray, resamples: int, seed: int) -> FloatArray:
     """(R, K): column sums of C clusters drawn with replacement, R times."""
-    return np.concatenate([drawn_RC @ sums_CK for drawn_RC in _draws(len(sums_CK), resamples, seed)])
+    return np.concatenate([drawn_RC @ sums_CK for drawn_RC in draws(len(sums_CK), resamples, seed)])
 
 
-def _draws(count: int, resamples: int, seed: int) -> Iterator[FloatArray]:
+def draws(count: int, resamples: int, seed: int) -> Iterator[FloatArray]:
     """How often each cluster was drawn, (R, C) in chunks; the same for the same C, R and seed."""
     rng = np.random.default_rng(seed)
     chunk = max(1, CELLS_PER_CHUNK // max(1, count))
