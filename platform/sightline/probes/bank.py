@@ -10,7 +10,7 @@ epochs, and the stopping of each probe by itself.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,11 +100,13 @@ def train_bank(
     seeds: Sequence[int] = (42,),
     *,
     device: str = "cpu",
+    on_epoch: Callable[[tuple[str, int], Epoch], None] | None = None,
 ) -> BankResult:
     """Probes of every site x seed at once; the same as training them one by one.
 
     `features` maps a site's name to (N, D) float32; `valid_idx` may be empty unless
-    `settings.patience` is set. Raises DataError like `refusals`, or when every site is refused.
+    `settings.patience` is set. `on_epoch` hears of each (site, seed)'s epochs as they end (a search
+    stops a poor one by raising). Raises DataError like `refusals`, or when every site is refused.
     """
     started = time.perf_counter()
     labels = np.asarray(labels_N).astype(np.int64)
@@ -127,7 +129,8 @@ def train_bank(
             for seed in seeds
         }
     else:
-        trained = _trained(usable, labels, train, valid, settings, seeds, torch.device(device))
+        place = torch.device(device)
+        trained = _trained(usable, labels, train, valid, settings, seeds, place, on_epoch)
     return BankResult(trained, refused, time.perf_counter() - started)
 
 
@@ -147,6 +150,7 @@ def _trained(
     settings: ProbeSettings,
     seeds: Sequence[int],
     device: torch.device,
+    on_epoch: Callable[[tuple[str, int], Epoch], None] | None,
 ) -> dict[tuple[str, int], Trained]:
     """The heads that learn by gradient. Their rows are copied once: training's, then validation's."""
     keys = [(site, seed) for site in features for seed in seeds]
@@ -168,6 +172,7 @@ def _trained(
         settings,
         seeds,
         device,
+        on_epoch and (lambda s, epoch: on_epoch(keys[s], epoch)),
     )
     trained = {}
     for i, (key, head) in enumerate(zip(keys, finished, strict=True)):

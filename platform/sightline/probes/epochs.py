@@ -10,7 +10,7 @@ Legend: S heads = sites x R seeds, B batch, N training rows, M validation rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -65,14 +65,16 @@ def run_epochs(
     settings: ProbeSettings,
     seeds: Sequence[int],
     device: torch.device,
+    on_epoch: Callable[[int, Epoch], None] | None = None,
 ) -> list[Finished]:
     """Train a head for every site x seed; `sides` holds each site's (training, validation) features.
 
     With `settings.patience` a head keeps its best epoch and leaves the stack when it has not
-    improved for so long; otherwise all run to the end and keep their last weights.
+    improved for so long; otherwise all run to the end and keep their last weights. `on_epoch`
+    hears of every head's epochs; what it raises ends the training.
     """
     with torch.no_grad():
-        return _Epochs(sides, labels, row_weights_N, settings, seeds, device).run()
+        return _Epochs(sides, labels, row_weights_N, settings, seeds, device).run(on_epoch)
 
 
 class _Epochs:
@@ -101,12 +103,14 @@ class _Epochs:
         self._orders = [generator(seed, "order") for seed in seeds]
         self._dropouts = [generator(seed, "dropout") for seed in seeds]
 
-    def run(self) -> list[Finished]:
+    def run(self, on_epoch: Callable[[int, Epoch], None] | None) -> list[Finished]:
         for epoch in range(1, self._settings.epochs + 1):
             train_loss_S = self._epoch()
             valid_SM = self._valid_logits() if len(self._valid_labels_M) else None
             for s in list(self._stack.active):
                 self._note(s, epoch, train_loss_S[s], None if valid_SM is None else valid_SM[s])
+                if on_epoch:
+                    on_epoch(s, self._courses[s].history[-1])
             if not self._stack.active:
                 break
         return [self._finished(s, course) for s, course in enumerate(self._courses)]
