@@ -14,6 +14,8 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
+from sightline.errors import StorageError
+
 _TEMPORARY = ".tmp"
 
 
@@ -73,3 +75,14 @@ class Folder:
     def _path(self, name: str) -> str:
         root = pafs.FileSystem.from_uri(self.uri)[1]
         return f"{root}/{name}" if name else root
+
+
+def without_parts(folder: str | os.PathLike[str]) -> Folder:
+    """The folder to write new parts into. Raises `StorageError` if it holds a store or HDF5 files."""
+    place = Folder.at(folder)
+    taken = sorted(name for name in place.sizes() if name.endswith(".h5") or name == "manifest.json")
+    if taken:
+        raise StorageError(
+            expected=f"{place.uri} to hold no activations yet", got=taken[0], hint="choose another folder"
+        )
+    return place

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,36 +58,24 @@ def write_manifest(
     """Make a folder of parts a store. Call it once, when all parts are written.
 
     `quarantined` maps the ids of failed rows to the reason; they are expected, and in no
-    part. `meta` is JSON: model, identity, settings. Raises `DataError` if the parts do not
-    agree with each other, with `sites`, or in number with the expected ids.
+    part. `meta` is JSON: model, identity, settings. Raises `DataError` if an id is expected
+    twice, or the parts do not agree with each other, `sites` or the number of expected ids.
     """
-    reasons = dict(quarantined or {})
-    ids = [str(value) for value in expected_ids]
-    table = pa.table(
-        {"id": pa.array(ids, pa.string()), "error": pa.array([reasons.get(i, "") for i in ids], pa.string())}
-    )
-    unknown = sorted(set(reasons) - set(ids))
-    rows = sum(part.rows for part in parts)
-    if unknown or rows + len(reasons) != len(ids):
-        raise DataError(
-            expected=f"rows in parts and rows put aside to make up the {len(ids)} expected",
-            got=f"{rows} and {len(reasons)}"
-            + (f", among them the unknown {unknown[0]!r}" if unknown else ""),
-        )
+    ids, reasons = [str(value) for value in expected_ids], dict(quarantined or {})
+    _check_count(ids, reasons, sum(part.rows for part in parts))
     widths, columns = _agreed(parts, [site.name for site in sites])
-    stream = io.BytesIO()
-    pq.write_table(table, stream, compression="zstd")
+    table = _expected_file(ids, reasons)
     manifest = Manifest(
         parts=tuple(parts),
         widths=widths,
         columns=columns,
         expected_rows=len(ids),
-        expected_sha256=hashlib.sha256(stream.getvalue()).hexdigest(),
+        expected_sha256=hashlib.sha256(table).hexdigest(),
         quarantined=len(reasons),
         meta=json.loads(json.dumps(dict(meta), sort_keys=True)),
     )
     place = Folder.at(folder)
-    place.write(EXPECTED, stream.getvalue())
+    place.write(EXPECTED, table)
     place.write(MANIFEST, _to_json(manifest))
     return manifest
 
@@ -130,6 +119,31 @@ def read_expected(folder: Folder) -> dict[str, str]:
         return dict(zip(table["id"].to_pylist(), table["error"].to_pylist(), strict=True))
     except (OSError, KeyError, pa.ArrowException) as error:
         raise StorageError(expected=f"a readable {EXPECTED} in {folder.uri}", got=str(error)) from error
+
+
+def _check_count(ids: Sequence[str], reasons: Mapping[str, str], rows: int) -> None:
+    if len(set(ids)) < len(ids):
+        twice = Counter(ids).most_common(1)[0][0]
+        raise DataError(expected="every expected id once", got=f"{twice!r} more than once")
+    unknown = sorted(set(reasons) - set(ids))
+    if unknown:
+        raise DataError(expected="rows put aside to be among the expected", got=repr(unknown[0]))
+    if rows + len(reasons) != len(ids):
+        raise DataError(
+            expected=f"rows in parts and rows put aside to make up the {len(ids)} expected",
+            got=f"{rows} and {len(reasons)}",
+        )
+
+
+def _expected_file(ids: Sequence[str], reasons: Mapping[str, str]) -> bytes:
+    errors = [(reasons[row_id] or "no reason given") if row_id in reasons else "" for row_id in ids]
+    stream = io.BytesIO()
+    pq.write_table(
+        pa.table({"id": pa.array(ids, pa.string()), "error": pa.array(errors, pa.string())}),
+        stream,
+        compression="zstd",
+    )
+    return stream.getvalue()
 
 
 def _agreed(parts: Sequence[PartRecord], names: Sequence[str]) -> tuple[dict[str, int], dict[str, str]]:

@@ -114,7 +114,7 @@ def opened(source: Any, name: str) -> Iterator[h5py.File]:
         raise StorageError(
             expected=f"a readable part {name}",
             got=f"{type(error).__name__}: {error}",
-            hint="`sightline activations verify` says what is damaged; the job that wrote it repairs it",
+            hint="it was cut short or changed; the job that wrote it writes it again when started again",
         ) from error
 
 

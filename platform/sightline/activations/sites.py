@@ -74,7 +74,7 @@ class Site:
                 + ", ".join(KINDS[1:]),
                 got=repr(text),
             )
-        return cls(match[1], EMBEDDING if match[3] else int(match[2]))  # type: ignore[arg-type]
+        return cls(match[1], EMBEDDING if match[3] else int(match[2]))
 
     def __str__(self) -> str:
         return self.name
