@@ -31,7 +31,7 @@ def read_jsonl(
     come back absolute. Raises DataError naming the line.
     """
     path = Path(path).absolute()
-    return _examples(_lines(path), path, Path(image_root or path.parent), limit)
+    return from_rows(json_lines(path), path, image_root or path.parent, limit)
 
 
 def read_parquet(
@@ -43,7 +43,7 @@ def read_parquet(
     """
     path = Path(path).absolute()
     folder = path if path.is_dir() else path.parent
-    return _examples(_parquet_rows(path), path, Path(image_root or folder), limit)
+    return from_rows(parquet_rows(path), path, image_root or folder, limit)
 
 
 def check_images(examples: Sequence[Example]) -> list[Example]:
@@ -66,25 +66,28 @@ def check_images(examples: Sequence[Example]) -> list[Example]:
     return missing
 
 
-def _lines(path: Path) -> Iterator[tuple[int, Any]]:
-    _require_file(path)
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                try:
+def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line number, value) of a file with one JSON value a line; empty lines are skipped."""
+    require_file(path)
+    number = 0
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
                     yield number, json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise _wrong(path, number, "one JSON object a line", str(error)) from error
+    except ValueError as error:  # not JSON, or not even UTF-8
+        raise wrong(path, max(1, number), "one JSON object a line", str(error)) from error
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
+def parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """(row number, row) of a parquet file or folder of them; a row lacks the columns that are null."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     number = 0
     for file in files:
-        _require_file(file)
+        require_file(file)
         try:
             parquet = pq.ParquetFile(file)
         except pa.ArrowInvalid as error:
@@ -95,14 +98,17 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
                 yield number, {name: value for name, value in row.items() if value is not None}
 
 
-def _require_file(path: Path) -> None:
+def require_file(path: Path) -> None:
+    """Raises DataError when there is no such file."""
     if not path.is_file():
         raise DataError(expected=f"a dataset file at {path}", got="none", hint="check dataset.path")
 
 
-def _examples(
-    rows: Iterable[tuple[int, Any]], path: Path, image_root: Path, limit: int | None
+def from_rows(
+    rows: Iterable[tuple[int, Any]], path: Path, image_root: str | Path, limit: int | None = None
 ) -> list[Example]:
+    """Numbered rows with the fields of `Example`, checked. Raises DataError naming the row of `path`."""
+    image_root = Path(image_root)
     examples: list[Example] = []
     first_seen: dict[str, int] = {}
     for number, row in rows:
@@ -111,7 +117,7 @@ def _examples(
         example = _example(row, path, number, image_root)
         if example.example_id in first_seen:
             twice = f"{example.example_id!r} again (first in row {first_seen[example.example_id]})"
-            raise _wrong(path, number, "an example_id used once", twice)
+            raise wrong(path, number, "an example_id used once", twice)
         first_seen[example.example_id] = number
         examples.append(example)
     if not examples:
@@ -121,13 +127,13 @@ def _examples(
 
 def _example(row: Any, path: Path, number: int, image_root: Path) -> Example:
     if not isinstance(row, dict):
-        raise _wrong(path, number, "an object with the fields of Example", type(row).__name__)
+        raise wrong(path, number, "an object with the fields of Example", type(row).__name__)
     if missing := [name for name in _REQUIRED if not row.get(name)]:
-        raise _wrong(path, number, f"a value for {', '.join(_REQUIRED)}", f"none for {', '.join(missing)}")
+        raise wrong(path, number, f"a value for {', '.join(_REQUIRED)}", f"none for {', '.join(missing)}")
     if unknown := sorted(set(row) - set(_FIELDS)):
-        raise _wrong(path, number, f"fields among {', '.join(_FIELDS)}", f"{', '.join(unknown)}", _EXTRA)
+        raise wrong(path, number, f"fields among {', '.join(_FIELDS)}", f"{', '.join(unknown)}", _EXTRA)
     if row["kind"] not in _KINDS:
-        raise _wrong(path, number, f"a kind among {', '.join(_KINDS)}", repr(row["kind"]))
+        raise wrong(path, number, f"a kind among {', '.join(_KINDS)}", repr(row["kind"]))
     uri = row["image_uri"]
     if "://" not in uri:
         uri = os.path.normpath(image_root.absolute() / uri)
@@ -135,17 +141,18 @@ def _example(row: Any, path: Path, number: int, image_root: Path) -> Example:
     try:
         example = Example.from_row(values)
     except json.JSONDecodeError as error:
-        raise _wrong(path, number, "`objects` a list and `meta` an object", str(error)) from error
+        raise wrong(path, number, "`objects` a list and `meta` an object", str(error)) from error
     for name in ("example_id", "image_id", "question", "answer", "context", "sha256", "split", "source"):
         if not isinstance(getattr(example, name), str):
-            raise _wrong(path, number, f"text in `{name}`", repr(getattr(example, name)))
+            raise wrong(path, number, f"text in `{name}`", repr(getattr(example, name)))
     if not isinstance(example.objects, tuple) or not isinstance(example.meta, dict):
-        raise _wrong(path, number, "`objects` a list and `meta` an object", f"{example.objects!r}")
+        raise wrong(path, number, "`objects` a list and `meta` an object", f"{example.objects!r}")
     return example
 
 
 _EXTRA = "put what else you know about a row under `meta`"
 
 
-def _wrong(path: Path, number: int, expected: str, got: str, hint: str = "") -> DataError:
+def wrong(path: Path, number: int, expected: str, got: str, hint: str = "") -> DataError:
+    """The error that names a row of a file."""
     return DataError(expected=f"{expected} (row {number} of {path})", got=got, hint=hint)

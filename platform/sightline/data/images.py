@@ -1,8 +1,9 @@
 """Images, read safely: known formats only, sizes checked before decoding, clear errors.
 
-Takes a local path, a `file://` URI or the URI of a storage system (s3, gs, hdfs, abfs by
-pyarrow, anything else by fsspec). It never fetches `http(s)://`: a data set's rows must
-not decide what a worker downloads.
+Takes a local path, a `file://` URI, a byte range of a local tar
+(`tar:///a/b.tar?offset=512&size=90`) or the URI of a storage system (s3, gs, hdfs, abfs by
+pyarrow, anything else by fsspec). It never fetches `http(s)://`: a data set's rows must not
+decide what a worker downloads.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from PIL import Image, ImageOps
 
@@ -36,7 +37,13 @@ def load_image(
     Raises ImageError, naming the URI, when it is missing, corrupt, of another format, or
     larger than `max_pixels`; the size is read from the header, before anything is decoded.
     """
-    data = _read(str(uri))
+    return decode_image(read_bytes(uri), str(uri), max_pixels=max_pixels, formats=formats)
+
+
+def decode_image(
+    data: bytes, uri: str, *, max_pixels: int = MAX_PIXELS, formats: Sequence[str] = FORMATS
+) -> Image.Image:
+    """As `load_image`, of a file's bytes; `uri` is for the errors."""
     try:
         image = Image.open(io.BytesIO(data), formats=list(formats))
         width, height = image.size
@@ -63,11 +70,12 @@ def load_image(
 
 def sha256_of(uri: str | Path) -> str:
     """Hex SHA-256 of the file's bytes. Raises ImageError when it cannot be read."""
-    return hashlib.sha256(_read(str(uri))).hexdigest()
+    return hashlib.sha256(read_bytes(uri)).hexdigest()
 
 
-def _read(uri: str) -> bytes:
-    """A file's bytes, MAX_BYTES at most."""
+def read_bytes(uri: str | Path) -> bytes:
+    """A file's bytes, MAX_BYTES at most. Raises ImageError when it cannot be read or is larger."""
+    uri = str(uri)
     try:
         with _open(uri) as file:
             data = file.read(MAX_BYTES + 1)
@@ -89,6 +97,8 @@ def _open(uri: str) -> IO[bytes]:
         return Path(uri).expanduser().open("rb")
     if scheme == "file":
         return Path(unquote(parts.path)).open("rb")
+    if scheme == "tar":
+        return _slice(unquote(parts.path), parse_qs(parts.query))
     if scheme in ("http", "https"):
         raise ImageError(
             expected="a path or a storage URI", got=uri, hint="download the images first; rows do not fetch"
@@ -101,3 +111,12 @@ def _open(uri: str) -> IO[bytes]:
     import fsspec
 
     return fsspec.open(uri, "rb").open()
+
+
+def _slice(path: str, query: dict[str, list[str]]) -> IO[bytes]:
+    """`size` bytes of a local file from `offset` on."""
+    if set(query) != {"offset", "size"}:
+        raise ValueError("a tar URI needs ?offset=...&size=...")
+    with Path(path).open("rb") as file:
+        file.seek(int(query["offset"][0]))
+        return io.BytesIO(file.read(min(int(query["size"][0]), MAX_BYTES + 1)))

@@ -107,7 +107,8 @@ def run_sharded(
     in one batch and one shard (so groups may exceed both sizes). `identity` is what
     the output depends on (model hash, settings): a folder that holds a run of another
     identity, or over other rows, is refused with `StorageError`. Batch size, workers
-    and resources are no part of it. `parts` is what a part is (default: parquet). `describe` labels the progress line; "" hides it.
+    and resources are no part of it. `parts` is what a part is (default: parquet).
+    `describe` labels the progress line; "" hides it.
     """
     started = time.monotonic()
     storage, parts = Storage.at(out_dir), parts or ParquetParts()

@@ -75,8 +75,11 @@ def encode(
         return []
     images: dict[int, ImageInputs] = {}
     for prompt in prompts:
-        if prompt.image is not None and id(prompt.image) not in images:
-            images[id(prompt.image)] = adapter.image_inputs(processor, prompt.image)
+        shown = prompt.image
+        if shown is not None and id(shown) not in images:
+            if not isinstance(shown, ImageInputs):
+                shown = adapter.image_inputs(processor, shown)
+            images[id(prompt.image)] = shown
     rows_images = [images[id(p.image)] if p.image is not None else None for p in prompts]
     heads, texts = _texts(adapter, processor, prompts, rows_images)
     tokenized = _tokenize(processor, texts)
