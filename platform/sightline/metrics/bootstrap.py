@@ -98,7 +98,7 @@ def estimate(
     `clusters` names each item's image. With fewer than two clusters the interval is
     nan: one image says nothing about others.
     """
-    cluster_N, count = _cluster_ids(clusters, len(ratio))
+    cluster_N, count = cluster_ids(clusters, len(ratio))
     n = int(np.count_nonzero(ratio.denominator_N))
     if n == 0:
         return Estimate(math.nan, math.nan, math.nan, 0)
@@ -127,7 +127,7 @@ def paired_difference(
         raise DataError(
             expected="the same items before and after", got=f"{len(before)} before and {len(after)} after"
         )
-    cluster_N, count = _cluster_ids(clusters, len(before))
+    cluster_N, count = cluster_ids(clusters, len(before))
     delta = after.value - before.value
     if math.isnan(delta):
         return Difference(before.value, after.value, math.nan, math.nan, math.nan, 0)
@@ -144,7 +144,7 @@ def _divide(numerator: float, denominator: float) -> float:
     return numerator / denominator if denominator else math.nan
 
 
-def _cluster_ids(clusters: Sequence[object], items: int) -> tuple[npt.NDArray[np.int64], int]:
+def cluster_ids(clusters: Sequence[object], items: int) -> tuple[npt.NDArray[np.int64], int]:
     """Each item's cluster as 0..C-1 in order of first appearance, and C."""
     if len(clusters) != items:
         raise DataError(expected=f"one cluster name for each of {items} items", got=f"{len(clusters)} names")

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sightline.errors import DataError
-from sightline.metrics.bootstrap import FloatArray, draws
+from sightline.metrics.bootstrap import FloatArray, cluster_ids, draws
 
 _CELLS_PER_CHUNK = 4_000_000
 
@@ -208,14 +208,14 @@ def resampled_aurocs(
     """
     pairs = [_pair(labels, each) for each in scores]
     labels_N = np.asarray(labels).astype(bool)
-    if len(clusters) != len(labels_N) or (strata is not None and len(strata) != len(labels_N)):
-        raise DataError(expected=f"one cluster for each of {len(labels_N)} rows", got=f"{len(clusters)}")
-    cluster_N = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)[1]
+    cluster_N, count = cluster_ids(clusters, len(labels_N))
+    if strata is not None and len(strata) != len(labels_N):
+        raise DataError(expected=f"one stratum for each of {len(labels_N)} rows", got=f"{len(strata)}")
     stratum_N = np.unique(np.asarray(strata if strata is not None else labels_N * 0), return_inverse=True)[1]
     ranks = [_ranked(scores_N, stratum_N) for _, scores_N in pairs]
     values = [_pooled(labels_N, ranks, np.ones((1, len(labels_N))))]
     if len(labels_N):
-        for drawn_RC in draws(int(cluster_N.max()) + 1, resamples, seed):
+        for drawn_RC in draws(count, resamples, seed):
             step = max(1, _CELLS_PER_CHUNK // len(labels_N))
             for start in range(0, len(drawn_RC), step):
                 values.append(_pooled(labels_N, ranks, drawn_RC[start : start + step][:, cluster_N]))
