@@ -53,3 +53,21 @@ def test_progress_counts_its_own_share_and_speaks_rarely():
 @pytest.mark.parametrize(("seconds", "text"), [(40.4, "40 s"), (600, "10 min"), (3600 * 2.1, "2 h 06 min")])
 def test_durations_are_for_people(seconds, text):
     assert duration(seconds) == text
+
+
+def test_a_piece_of_a_run_is_noted_once_below_it(tmp_path):
+    store = {"uri": f"sqlite:///{tmp_path}/mlflow.db", "experiment": "tests"}
+    curves = {"loss": [0.7, 0.5, float("nan")]}
+    for _ in range(2):  # as if started again
+        with tracked(**store, run_key=f"{tmp_path}/runs/bank", params={}) as run:
+            run.note("vision_only", params={"seed": 42}, values={"auroc": 0.8}, curves=curves)
+    client = run._client
+    parent = client.get_run(run.run_id)
+    (child,) = client.search_runs(
+        [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.run_id}'", max_results=5
+    )
+    assert (child.info.run_name, child.info.status) == ("vision_only", "FINISHED")
+    assert child.data.params == {"seed": "42"}
+    history = client.get_metric_history(child.info.run_id, "loss")
+    assert [(m.step, m.value) for m in history] == [(1, 0.7), (2, 0.5)]
+    assert child.data.metrics["auroc"] == 0.8

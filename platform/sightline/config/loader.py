@@ -2,7 +2,7 @@
 
     --config a.yaml b.yaml   YAML files, merged left to right
     key=value                then single settings, dotted: training.lr=1e-6
-    --dry-run                the same as dry_run=true
+    --dry-run or --check     the same as dry_run=true
     --help                   every field with its type, default and meaning
 
 Knows YAML, OmegaConf and pydantic; knows no job in particular. A mistake becomes one
@@ -72,7 +72,7 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     for word in argv:
         if word == "--config":
             in_config = True
-        elif word == "--dry-run":
+        elif word in ("--dry-run", "--check"):
             settings.append("dry_run=true")
             in_config = False
         elif word.startswith("-"):
