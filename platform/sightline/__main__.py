@@ -1,7 +1,10 @@
-"""The command `sightline`: look at this installation, or ask a model one question.
+"""The command `sightline`: look at this installation or at activations, or ask a model.
 
     sightline doctor [--config FILE.yaml ...] [key=value ...]
     sightline ask photo.jpg "Is there a dog in the image?"
+    sightline activations verify DIR
+    sightline activations export-halp DIR OUT
+    sightline activations import-halp SOURCE OUT [--labels FILE.csv]
 
 Jobs are scripts of their own (`python jobs/dpo.py --help`); this command starts none.
 """
@@ -40,7 +43,36 @@ def parser() -> argparse.ArgumentParser:
     ask.add_argument("--adapter", default=None, help="folder of a trained LoRA adapter")
     ask.add_argument("--context", default="", help="a text shown to the model as `Reference:`")
     ask.add_argument("--max-new-tokens", type=int, default=96, help="longest answer (default 96)")
+
+    _add_activations(commands.add_parser("activations", help="check, export and import activations"))
     return root
+
+
+def _add_activations(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    verify = actions.add_parser("verify", help="prove that every byte is as written, every id there once")
+    verify.add_argument("folder", help="a folder that jobs/extract.py wrote")
+
+    export = actions.add_parser("export-halp", help="write a store in HALP's layout")
+    export.add_argument("folder", help="a folder that jobs/extract.py wrote")
+    fetch = actions.add_parser("import-halp", help="make a store of HALP's files")
+    fetch.add_argument("folder", metavar="source", help="an .h5 file of HALP's, or a folder of them")
+    fetch.add_argument("--labels", default=None, help="HALP's CSV with is_hallucinating_manual")
+    for action, query in ((export, "query_token"), (fetch, "prompt_token")):
+        action.add_argument("out", help="the new folder")
+        action.add_argument(
+            "--layers",
+            choices=("hidden_states", "blocks"),
+            default="hidden_states",
+            help="their layer_i is hidden_states[i], our layer i-1 (default), or our layer i; "
+            "an import follows what a file says of itself",
+        )
+        action.add_argument(
+            "--query",
+            choices=("query_token", "prompt_token"),
+            default=query,
+            help=f"which of our positions their query token is (default {query})",
+        )
 
 
 def read(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -56,7 +88,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 = fine, 1 = something failed, 2 = wrong usage."""
     arguments, settings = read(argv)
     try:
-        return _doctor(settings) if arguments.command == "doctor" else _ask(arguments)
+        match arguments.command:
+            case "doctor":
+                return _doctor(settings)
+            case "activations":
+                return _activations(arguments)
+            case _:
+                return _ask(arguments)
     except SightlineError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
@@ -86,6 +124,29 @@ def _ask(arguments: argparse.Namespace) -> int:
     vlm = Vlm.load(arguments.model, revision=arguments.revision, adapter_path=arguments.adapter)
     prompt = Prompt(image=image, question=arguments.question, context=arguments.context)
     print(vlm.generate_text([prompt], max_new_tokens=arguments.max_new_tokens)[0])
+    return 0
+
+
+def _activations(arguments: argparse.Namespace) -> int:
+    from sightline.activations.halp_export import export_halp
+    from sightline.activations.halp_import import import_halp, read_labels
+    from sightline.activations.store import ActivationStore
+    from sightline.activations.verify import verify
+
+    if arguments.action == "verify":
+        report = verify(arguments.folder)
+        print("\n".join(report.lines()))
+        return 0 if report.ok else 1
+    how = {"layers": arguments.layers, "query": arguments.query}
+    if arguments.action == "export-halp":
+        done = export_halp(ActivationStore.open(arguments.folder), arguments.out, **how)
+        left = f"; no place for {', '.join(done.left_out)}" if done.left_out else ""
+        print(f"{arguments.out}: {done.rows:,} rows in {len(done.files)} file(s){left}")
+        return 0
+    labels = read_labels(arguments.labels) if arguments.labels else None
+    store = import_halp(arguments.folder, arguments.out, labels=labels, **how)
+    aside = store.manifest.quarantined
+    print(f"{arguments.out}: {len(store):,} rows at {len(store.sites)} sites, {aside:,} put aside")
     return 0
 
 
