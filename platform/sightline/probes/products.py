@@ -133,4 +133,9 @@ def _times_transposed(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return left @ right.T
 
 
+def has_onednn() -> bool:
+    """Whether products on this CPU go through oneDNN."""
+    return _ONEDNN
+
+
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")

@@ -1,0 +1,389 @@
+"""The probes' figures: the bank at a glance, and four of each probe.
+
+Drawn by matplotlib on its object interface: no display is needed, and the style is put
+back after each figure. PNG for folders and the README, SVG for the page.
+"""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, MUTED, RULE, PALE = "#1f2933", "#6b7785", "#dfe3e8", "#98a2ae"
+KIND_COLORS = {
+    "query_token": "#0f766e",
+    "prompt_token": "#7c5cad",
+    "vision_token": "#b7791f",
+    "answer_mean": "#2f6fb0",
+    "vision_only": "#8a5a2b",
+}
+CONTROL_COLORS = {
+    "question_type": "#b4530a",
+    "text_only": "#a3324a",
+    "image_only": "#8a5a2b",
+    "shuffled_labels": "#98a2ae",
+}
+_MARKERS = {
+    "query_token": "o",
+    "prompt_token": "D",
+    "vision_token": "s",
+    "answer_mean": "^",
+    "vision_only": "P",
+}
+_STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.0,
+    "svg.fonttype": "none",
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "text.parse_math": False,
+}
+
+
+def bank_png(report: Mapping[str, Any]) -> bytes:
+    """AUROC by layer and site with intervals, over all questions and within kinds, beside the controls."""
+    with mpl.rc_context(_STYLE):
+        figure = _figure(11.6, 5.1)
+        _bank(figure, report, top=0.755)
+        _caption(figure, report)
+        return _png(figure)
+
+
+def bank_svg(report: Mapping[str, Any]) -> str:
+    """The same without its headline, for the page."""
+    with mpl.rc_context(_STYLE):
+        figure = _figure(10.6, 4.1)
+        _bank(figure, report, top=0.92)
+        return _svg(figure, "bank")
+
+
+def confusion_png(result: Mapping[str, Any]) -> bytes:
+    """Counts at the chosen threshold, with each row's share."""
+    with mpl.rc_context(_STYLE):
+        figure = _figure(4.2, 3.7)
+        axes = figure.add_axes((0.26, 0.2, 0.7, 0.62))
+        _confusion(axes, result)
+        _title(figure, result, f"threshold {result['best_threshold']['threshold']:.2f}")
+        return _png(figure)
+
+
+def roc_png(result: Mapping[str, Any]) -> bytes:
+    """The ROC curve with its area and interval."""
+    with mpl.rc_context(_STYLE):
+        figure = _figure(4.2, 4.2)
+        _roc(figure.add_axes((0.15, 0.13, 0.81, 0.72)), result)
+        _title(figure, result, f"AUROC {interval(result['auroc'])}")
+        return _png(figure)
+
+
+def history_png(result: Mapping[str, Any]) -> bytes:
+    """Loss and validation AUROC by epoch; the epoch that was kept is marked."""
+    with mpl.rc_context(_STYLE):
+        figure = _figure(7.4, 3.2)
+        loss, area = figure.add_axes((0.075, 0.15, 0.40, 0.66)), figure.add_axes((0.57, 0.15, 0.40, 0.66))
+        _history(loss, result, (("train_loss", "training", PALE), ("valid_loss", "validation", "#0f766e")))
+        _history(area, result, (("valid_auroc", "validation", "#0f766e"),))
+        loss.set_title("loss", loc="left", fontsize=9, color=MUTED)
+        area.set_title("AUROC on validation rows", loc="left", fontsize=9, color=MUTED)
+        kept = f"epoch {result['stopped']} kept" if result["stopped"] else "nothing is trained"
+        _title(figure, result, kept)
+        return _png(figure)
+
+
+def calibration_png(result: Mapping[str, Any]) -> bytes:
+    """Predicted against observed share, before and after calibration."""
+    with mpl.rc_context(_STYLE):
+        figure = _figure(4.2, 4.2)
+        _calibration(figure.add_axes((0.15, 0.13, 0.81, 0.72)), result)
+        _title(figure, result, f"ECE {_number(result['ece'])}")
+        return _png(figure)
+
+
+def best_svg(result: Mapping[str, Any]) -> str:
+    """One probe's four panels in a row, for the page."""
+    with mpl.rc_context(_STYLE):
+        figure = _figure(10.6, 2.9)
+        panels = [figure.add_axes((0.045 + 0.25 * i, 0.17, 0.19, 0.68)) for i in range(4)]
+        titles = ("ROC", "calibration", "answering the least suspect", "loss by epoch")
+        for axes, title in zip(panels, titles, strict=True):
+            axes.set_title(title, loc="left", fontsize=9, color=INK)
+        _roc(panels[0], result)
+        _calibration(panels[1], result)
+        _risk(panels[2], result)
+        _history(
+            panels[3], result, (("train_loss", "training", PALE), ("valid_loss", "validation", "#0f766e"))
+        )
+        return _svg(figure, "best")
+
+
+def interval(estimate: Mapping[str, Any] | None) -> str:
+    """`0.93 (0.91 to 0.95)`; a dash when undefined."""
+    if estimate is None or estimate["value"] is None:
+        return "\N{EN DASH}"
+    if estimate["low"] is None:
+        return _number(estimate["value"])
+    return f"{_number(estimate['value'])} ({_number(estimate['low'])} to {_number(estimate['high'])})"
+
+
+def _bank(figure: Figure, report: Mapping[str, Any], *, top: float) -> None:
+    """Two panels on one scale: all questions, and within kinds of question."""
+    bottom, tall = 0.135, top - 0.135
+    left = figure.add_axes((0.05, bottom, 0.40, tall))
+    right = figure.add_axes((0.525, bottom, 0.40, tall), sharey=left)
+    places = _places(report["sites"])
+    for axes, key, title in (
+        (left, "auroc", "All questions"),
+        (right, "within_kind", "Within one kind of question"),
+    ):
+        axes.set_title(title, loc="left", fontsize=10, color=INK, pad=7)
+        _control_lines(axes, report["controls"], key)
+        _site_lines(axes, report["sites"], places, key, label=axes is left)
+        _layer_axis(axes, places)
+    left.set_ylabel("AUROC on test rows")
+    values = [
+        bound
+        for each in [*report["sites"], *report["controls"].values()]
+        for key in ("auroc", "within_kind")
+        if each[key]
+        for bound in (each[key]["low"], each[key]["high"], each[key]["value"])
+        if bound is not None
+    ]
+    left.set_ylim(min([0.45, *values]) - 0.02, min(1.005, max([0.6, *values]) + 0.03))
+
+
+def _places(sites: Sequence[Mapping[str, Any]]) -> dict[Any, int]:
+    """Where each layer stands: the vision tower first, then the embedding and the layers, evenly."""
+    layers = sorted({each["layer"] for each in sites if each["layer"] is not None})
+    first = [None] if any(each["layer"] is None for each in sites) else []
+    return {layer: i for i, layer in enumerate([*first, *layers])}
+
+
+def _layer_axis(axes: Axes, places: Mapping[Any, int]) -> None:
+    names = {None: "vision\ntower", -1: "embed-\nding"}
+    axes.set_xticks(list(places.values()), [names.get(layer, str(layer)) for layer in places])
+    axes.set_xlim(-0.5, len(places) - 0.5)
+    axes.set_xlabel("decoder block")
+    axes.grid(axis="y", color=RULE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0)
+
+
+def _site_lines(
+    axes: Axes, sites: Sequence[Mapping[str, Any]], places: Mapping[Any, int], key: str, *, label: bool
+) -> None:
+    """One line a kind of position, whiskers for intervals, pale dots for further seeds."""
+    kinds = list(dict.fromkeys(each["kind"] for each in sites))
+    for n, kind in enumerate(kinds):
+        shift = 0.0 if kind == "vision_only" else 0.11 * (n - (len(kinds) - 1) / 2)
+        color = KIND_COLORS.get(kind, INK)
+        chosen = [
+            each for each in sites if each["kind"] == kind and each[key] and each[key]["value"] is not None
+        ]
+        xs = [places[each["layer"]] + shift for each in chosen]
+        ys = [each[key]["value"] for each in chosen]
+        for x, each in zip(xs, chosen, strict=True):
+            if each[key]["low"] is not None:
+                axes.plot([x, x], [each[key]["low"], each[key]["high"]], color=color, linewidth=1.2, zorder=3)
+            if key == "auroc":
+                others = each["seeds"][1:]
+                axes.plot(
+                    [x + 0.06] * len(others), others, "o", color=color, alpha=0.35, markersize=3, zorder=3
+                )
+        look = {"color": color, "marker": _MARKERS.get(kind, "o"), "markersize": 6.0, "linewidth": 1.6}
+        name = kind.replace("_", " ") if label else None
+        axes.plot(xs, ys, markeredgecolor="white", zorder=4, label=name, **look)
+    if label:
+        figure = axes.figure
+        handles, names = axes.get_legend_handles_labels()
+        figure.legend(
+            handles,
+            names,
+            loc="lower left",
+            bbox_to_anchor=(0.045, -0.005),
+            ncols=len(names),
+            frameon=False,
+            fontsize=8.5,
+            handletextpad=0.5,
+            columnspacing=1.6,
+        )
+
+
+def _control_lines(axes: Axes, controls: Mapping[str, Mapping[str, Any]], key: str) -> None:
+    """A dashed line a control, named in the margin; names that would touch are pushed apart."""
+    axes.axhline(0.5, color=INK, linewidth=0.8, zorder=1)
+    found = [
+        (c[key]["value"], name, c) for name, c in controls.items() if c[key] and c[key]["value"] is not None
+    ]
+    last = -1.0
+    for value, name, control in sorted(found, key=lambda each: each[0]):
+        color = CONTROL_COLORS.get(name, MUTED)
+        axes.axhline(value, color=color, linewidth=1.3, linestyle=(0, (4, 2)), zorder=2)
+        last = at = max(value, last + 0.052)
+        axes.annotate(
+            f"{_number(value)}\n" + "\n".join(textwrap.wrap(control["label"], 15)[:1]),
+            (1.0, at),
+            xytext=(5, 0),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            color=color,
+            fontsize=7.6,
+            va="center",
+            linespacing=1.05,
+        )
+
+
+def _caption(figure: Figure, report: Mapping[str, Any]) -> None:
+    inch = 1 / figure.get_figheight()
+    lines = textwrap.wrap(report["headline"], 118)[:2]
+    figure.text(0.012, 1 - 0.12 * inch, "\n".join(lines), fontsize=11.5, fontweight="bold", va="top")
+    note = (
+        f"{report['model_name']}, {report['rows']['test']['n']:,} test rows, split by {report['split']}. "
+        f"Whiskers: {report['confidence']:.0%} bootstrap intervals by image. Dashed: what the "
+        "controls score, without the probe."
+    )
+    below = 0.42 if len(lines) == 1 else 0.63
+    figure.text(0.012, 1 - below * inch, note, fontsize=8, color=MUTED, va="top")
+
+
+def _roc(axes: Axes, result: Mapping[str, Any]) -> None:
+    axes.plot([0, 1], [0, 1], color=PALE, linewidth=1, linestyle=(0, (4, 3)))
+    xs, ys = zip(*result["curves"]["roc"], strict=True)
+    axes.plot(xs, ys, color="#0f766e", linewidth=1.9, drawstyle="default")
+    _unit_square(axes, "false positive rate", "true positive rate")
+
+
+def _calibration(axes: Axes, result: Mapping[str, Any]) -> None:
+    axes.plot([0, 1], [0, 1], color=PALE, linewidth=1, linestyle=(0, (4, 3)))
+    for key, name, color in (
+        ("reliability_uncalibrated", f"as trained, ECE {_number(result['ece_uncalibrated'])}", PALE),
+        ("reliability", f"calibrated, ECE {_number(result['ece'])}", "#0f766e"),
+    ):
+        points = result["curves"][key]
+        total = sum(count for _, _, count in points) or 1
+        axes.plot(
+            [p for p, _, _ in points], [s for _, s, _ in points], color=color, linewidth=1.4, label=name
+        )
+        sizes = [14 + 150 * count / total for _, _, count in points]
+        axes.scatter(
+            [p for p, _, _ in points], [s for _, s, _ in points], s=sizes, color=color, zorder=3, lw=0
+        )
+    axes.legend(frameon=False, fontsize=7.5, loc="upper left", handlelength=1.2, borderaxespad=0.2)
+    _unit_square(axes, "predicted probability", "share hallucinated")
+
+
+def _risk(axes: Axes, result: Mapping[str, Any]) -> None:
+    xs, ys = zip(*result["curves"]["risk_coverage"], strict=True)
+    axes.axhline(result["base_rate"], color=PALE, linewidth=1, linestyle=(0, (4, 3)))
+    axes.plot(xs, ys, color="#0f766e", linewidth=1.9)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, None)
+    _quiet(axes, "share answered", "share hallucinated")
+
+
+def _history(axes: Axes, result: Mapping[str, Any], lines: Sequence[tuple[str, str, str]]) -> None:
+    for key, name, color in lines:
+        points = [(e["epoch"], e[key]) for e in result["history"] if e[key] is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), color=color, linewidth=1.7, label=name)
+    if not axes.lines:
+        axes.text(0.5, 0.5, "not recorded", ha="center", color=MUTED, transform=axes.transAxes)
+    elif len(lines) > 1:
+        axes.legend(frameon=False, fontsize=8)
+    if result["stopped"] and axes.lines and result["stopped"] < len(result["history"]):
+        axes.axvline(result["stopped"], color=MUTED, linewidth=0.9, linestyle=(0, (2, 2)))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    _quiet(axes, "epoch", "")
+
+
+def _confusion(axes: Axes, result: Mapping[str, Any]) -> None:
+    c = result["confusion"]
+    table = [
+        [c["true_negative"], c["false_positive"]],
+        [c["false_negative"], c["true_positive"]],
+    ]
+    shares = [[n / (sum(row) or 1) for n in row] for row in table]
+    axes.imshow(
+        shares,
+        cmap=mpl.colors.LinearSegmentedColormap.from_list("teal", ["#f4f6f7", "#0f766e"]),
+        vmin=0,
+        vmax=1,
+    )
+    for i, row in enumerate(table):
+        for j, n in enumerate(row):
+            color = "white" if shares[i][j] > 0.55 else INK
+            axes.text(j, i - 0.06, f"{n:,}", ha="center", va="center", color=color, fontsize=14)
+            axes.text(
+                j,
+                i + 0.22,
+                f"{shares[i][j]:.0%} of the row",
+                ha="center",
+                va="center",
+                color=color,
+                fontsize=7.5,
+            )
+    axes.set_xticks([0, 1], ["says fine", "says hallucinated"])
+    axes.set_yticks([0, 1], ["is fine", "is hallucinated"])
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.set_aspect("auto")
+
+
+def _title(figure: Figure, result: Mapping[str, Any], text: str) -> None:
+    inch = 1 / figure.get_figheight()
+    figure.text(0.03, 1 - 0.1 * inch, result["site"], fontsize=10.5, fontweight="bold", va="top")
+    rows = result["rows"]["test"]
+    note = f"{text}   \N{MIDDLE DOT}   {rows['n']:,} test rows, {rows['hallucinated']:,} hallucinated"
+    figure.text(0.03, 1 - 0.33 * inch, note, fontsize=8, color=MUTED, va="top")
+
+
+def _unit_square(axes: Axes, x: str, y: str) -> None:
+    axes.set_xlim(-0.01, 1.01)
+    axes.set_ylim(-0.01, 1.01)
+    _quiet(axes, x, y)
+
+
+def _quiet(axes: Axes, x: str, y: str) -> None:
+    axes.set_xlabel(x, fontsize=8)
+    axes.set_ylabel(y, fontsize=8)
+    axes.grid(color=RULE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, labelsize=8)
+
+
+def _number(value: float | None) -> str:
+    return "\N{EN DASH}" if value is None else f"{value:.2f}"
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height))
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=160, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _svg(figure: Figure, name: str) -> str:
+    """The figure as inline SVG: no XML header, no date, ids that do not clash on one page."""
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": name, "svg.id": name}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
