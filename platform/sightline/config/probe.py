@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from sightline.config.base import Frozen, Location
 from sightline.config.probing import ProbeSettings, SplitSettings
@@ -24,6 +24,10 @@ class ProbeConfig(Frozen):
     split: SplitSettings = SplitSettings()
     seeds: tuple[NonNegativeInt, ...] = Field(default=(42,), min_length=1)
     """Seeds of initialisation and order; the first one's probe is kept, the others tell its spread."""
+    bootstrap: PositiveInt = 1000
+    """Resamples (by image) behind each interval."""
+    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
+    """Coverage of the intervals."""
     threads: NonNegativeInt = 0
     """CPU threads of a training process; 0 = what torch finds."""
     resources: ResourcesConfig = ResourcesConfig()

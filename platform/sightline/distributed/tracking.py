@@ -65,7 +65,8 @@ class TrackedRun:
         if child.status in ("FINISHED", "FAILED"):
             return
         points = [(key, 0, value) for key, value in values.items()]
-        points += [(key, i, value) for key, curve in (curves or {}).items() for i, value in enumerate(curve, 1)]
+        for key, curve in (curves or {}).items():
+            points += [(key, step, value) for step, value in enumerate(curve, start=1)]
         child.add(point for point in points if math.isfinite(point[2]))
         child.close(status)
 

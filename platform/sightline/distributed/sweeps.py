@@ -1,0 +1,196 @@
+"""A search on Ray Tune: Optuna's TPE proposes, ASHA stops what falls behind, MLflow sees each trial.
+
+Features reach the trials through Ray's object store: put there once a site, read in place by
+every trial on the machine. They hold the rows to learn from and to choose by, never the test's.
+
+What Ray leaves silent is checked here. A search that was killed before its first snapshot
+restores to one with a single trial and no error, so it is begun afresh; Ctrl-C would return
+half a search as if it were whole, so Tune's handler is off; and the trials are counted.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sightline.config.probing import ProbeSettings
+from sightline.config.resources import ResourcesConfig
+from sightline.config.sweep_probe import SearchSettings
+from sightline.distributed.tracking import TrackedRun
+from sightline.errors import StorageError
+from sightline.probes.bank import train_bank
+from sightline.probes.epochs import Epoch
+from sightline.probes.search import Course, End, SearchSpace, Trial
+
+_ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # no tables; `Watch` says one line a trial
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard files a trial
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "2",  # a killed search repeats no more than this
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SearchData:
+    """Everything of a trial but its features. Rows: those to learn from, then those to choose by."""
+
+    space: SearchSpace
+    base: ProbeSettings
+    labels_N: npt.NDArray[np.int64]
+    train_rows: int
+    seed: int
+    device: str
+
+
+def search(
+    data: SearchData,
+    features: Mapping[str, npt.NDArray[np.float32]],
+    settings: SearchSettings,
+    resources: ResourcesConfig,
+    folder: Path,
+    tracking: TrackedRun,
+) -> list[Trial]:
+    """Run the trials, or those that an earlier start left; `folder` keeps Ray Tune's snapshots.
+
+    `features` maps sites to (N, D). Raises StorageError if fewer trials came back than asked.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+    from ray import tune
+
+    from sightline.distributed.search_watch import SearchWatch
+
+    references = {site: ray.put(features_ND) for site, features_ND in features.items()}
+    trainable = tune.with_resources(
+        tune.with_parameters(run_trial, features=references, data=data),
+        {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker},
+    )
+    watch = SearchWatch(data, tracking, settings.trials)
+    results = list(_tuner(trainable, data, settings, resources, folder, watch).fit())
+    trials = [
+        to_trial(data, result.metrics, result.config or {}, str(result.error or "")) for result in results
+    ]
+    ended = sum(bool(result.error) or result.metrics.get("done", False) for result in results)
+    if ended < settings.trials:
+        raise StorageError(
+            expected=f"{settings.trials} finished trials",
+            got=str(ended),
+            hint="start the same command again to go on",
+        )
+    return trials
+
+
+def run_trial(choice: dict[str, Any], *, features: Mapping[str, Any], data: SearchData) -> None:
+    """Train the chosen probe and report each epoch. Runs in Ray Tune's process of the trial."""
+    import ray
+    from ray import tune
+
+    site, settings = data.space.site(choice), data.space.settings(choice, data.base)
+    rows = np.arange(len(data.labels_N))
+    course = Course()
+
+    def tell(_: tuple[str, int], epoch: Epoch) -> None:
+        course.add(epoch)
+        tune.report(_metrics(course))
+
+    train_bank(
+        {site: ray.get(features[site])},
+        data.labels_N,
+        rows[: data.train_rows],
+        rows[data.train_rows :],
+        settings,
+        seeds=(data.seed,),
+        device=data.device,
+        on_epoch=tell,
+    )
+    tune.report(_metrics(course) | {"ended": 1})
+
+
+def to_trial(data: SearchData, metrics: Mapping[str, Any], choice: Mapping[str, Any], error: str) -> Trial:
+    """Our record of one of Ray Tune's trials, from its last report."""
+    curve = tuple(metrics.get("curve", ()))
+    end: End = "overtaken"
+    if error or not curve:
+        end = "failed"
+    elif len(curve) >= data.base.epochs:
+        end = "epochs"
+    elif metrics.get("ended"):
+        end = "patience"
+    return Trial(
+        trial_id=str(metrics.get("trial_id", "")),
+        choice=dict(choice),
+        site=data.space.site(choice),
+        auroc=float("nan") if end == "failed" else curve[-1],
+        curve=curve,
+        end=end,
+        error=error,
+    )
+
+
+def _metrics(course: Course) -> dict[str, Any]:
+    """`curve` is all epochs so far: Tune keeps only the last report of a trial."""
+    return {"auroc": course.kept[-1], "epoch": len(course.kept), "curve": list(course.kept)}
+
+
+def _tuner(
+    trainable: Any,
+    data: SearchData,
+    settings: SearchSettings,
+    resources: ResourcesConfig,
+    folder: Path,
+    watch: Any,
+) -> Any:
+    """A fresh search, or the one that a killed start has left in `folder`."""
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
+
+    if any(folder.glob("experiment_state-*.json")):
+        return tune.Tuner.restore(str(folder), trainable, resume_unfinished=True, restart_errored=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    return tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            metric="auroc",
+            mode="max",
+            num_samples=settings.trials,
+            # Unbounded, all proposals would be made before the first result is in.
+            max_concurrent_trials=resources.workers,
+            search_alg=_optuna(data.space, settings),
+            scheduler=ASHAScheduler(
+                time_attr="epoch",
+                max_t=data.base.epochs,
+                grace_period=settings.grace_epochs,
+                reduction_factor=settings.reduction,
+            ),
+        ),
+        run_config=tune.RunConfig(
+            name=folder.name,
+            storage_path=str(folder.parent),
+            failure_config=tune.FailureConfig(max_failures=1),
+            callbacks=[watch],
+            verbose=0,
+        ),
+    )
+
+
+def _optuna(space: SearchSpace, settings: SearchSettings) -> Any:
+    import optuna
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with warnings.catch_warnings():
+        # `group` lets TPE model MLPs and linear probes, whose settings differ, each by itself.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler = optuna.samplers.TPESampler(
+            multivariate=True, group=True, n_startup_trials=settings.random_trials, seed=settings.seed
+        )
+    return OptunaSearch(space, metric="auroc", mode="max", sampler=sampler)
