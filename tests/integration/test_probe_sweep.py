@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from sightline.config.loader import parse
 from sightline.config.probe import ProbeConfig

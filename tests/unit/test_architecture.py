@@ -247,8 +247,9 @@ def config_files(suffix: str) -> list[Path]:
 
 @pytest.mark.parametrize("path", config_files(".yaml"), ids=lambda p: str(p.relative_to(ROOT / "configs")))
 def test_every_config_loads(path):
-    """configs/<job>/x.yaml goes through that job's schema."""
+    """configs/<job>/x.yaml goes through that job's schema, configs/tune/<sweep>_x.yaml through the sweep's."""
     job = path.relative_to(ROOT / "configs").parts[0]
+    job = f"sweep_{path.stem.partition('_')[0]}" if job == "tune" else job
     parse(schema_of(job), ["--config", str(path)])
 
 
@@ -258,13 +259,13 @@ def test_every_deepspeed_file_loads(path):
 
 
 def test_every_job_has_a_schema_and_loads_it():
-    for path in python_files(ROOT / "jobs"):
-        schema = schema_of(path.stem)
+    for path in python_files(ROOT / "jobs", ROOT / "tune"):
+        schema = schema_of(path.stem if path.parent.name == "jobs" else f"sweep_{path.stem}")
         names = {name for _, name, _ in imports(path)}
         assert schema.__name__ in names, f"{path.name} does not import {schema.__name__}"
 
 
 def schema_of(job: str) -> type:
-    """`DpoConfig` of sightline.config.dpo for the job `dpo`."""
+    """`DpoConfig` of sightline.config.dpo for the job `dpo`; a sweep is called `sweep_probe`."""
     module = importlib.import_module(f"sightline.config.{job}")
-    return getattr(module, f"{job.capitalize()}Config")
+    return getattr(module, f"{job.title().replace('_', '')}Config")

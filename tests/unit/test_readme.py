@@ -39,7 +39,7 @@ def inline_commands() -> Iterator[tuple[str, str]]:
     for document in DOCUMENTS:
         text = re.sub(r"^```.*?^```", "", (ROOT / document).read_text(), flags=re.S | re.M)
         for code in re.findall(r"`([^`\n]+)`", text):
-            if re.match(r"(make \w|python jobs/|sightline (ask|doctor))", code):
+            if re.match(r"(make \w|python (jobs|tune)/|sightline (ask|doctor))", code):
                 yield document, code
 
 
@@ -71,9 +71,10 @@ def _check_make(words: list[str]) -> None:
 def _check_job(script: str, argv: list[str]) -> None:
     path = ROOT / script
     assert path.is_file(), f"no {script}"
-    module = importlib.import_module(f"sightline.config.{path.stem}")
+    name = f"sweep_{path.stem}" if path.parent.name == "tune" else path.stem
+    module = importlib.import_module(f"sightline.config.{name}")
     argv = [word for word in argv if word not in ("--help", "...")]
-    parse(getattr(module, f"{path.stem.capitalize()}Config"), argv)
+    parse(getattr(module, f"{name.title().replace('_', '')}Config"), argv)
 
 
 def _check_sightline(argv: list[str]) -> None:

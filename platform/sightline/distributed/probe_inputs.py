@@ -131,6 +131,8 @@ def _examine_store(inputs: ProbeInputs) -> tuple[list[str], list[str]]:
 
 
 def _side(inputs: ProbeInputs, name: str, index: npt.NDArray[np.int64]) -> str:
+    if not len(index):
+        return f"{name:<12} no rows"
     labels = inputs.rows.labels_N[index]
     images = len({inputs.rows.images[i] for i in index})
     return f"{name:<12} {len(index)} rows of {images} images, {labels.mean():.1%} hallucinated"

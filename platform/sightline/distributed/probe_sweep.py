@@ -36,6 +36,7 @@ from sightline.distributed.sweeps import SearchData, search
 from sightline.distributed.tracking import TrackedRun
 from sightline.errors import DataError
 from sightline.evaluation.run_folder import RunFolder, write_json
+from sightline.metrics.bootstrap import Difference
 from sightline.metrics.detection import auroc
 from sightline.probes.bank import Trained, refusals, train_bank
 from sightline.probes.report import write_probe

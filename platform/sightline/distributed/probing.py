@@ -19,8 +19,8 @@ from typing import Any
 
 from sightline.config.probe import ProbeConfig
 from sightline.distributed.bank_tasks import BankTask, run_tasks
-from sightline.distributed.probe_tracking import note_bank, note_probe
 from sightline.distributed.probe_inputs import ProbeInputs
+from sightline.distributed.probe_tracking import note_bank, note_probe
 from sightline.distributed.progress import LOGGER, Progress, duration
 from sightline.distributed.shard_plan import agree_on_plan
 from sightline.distributed.storage import Storage

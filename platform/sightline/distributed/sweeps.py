@@ -1,7 +1,7 @@
 """A search on Ray Tune: Optuna's TPE proposes, ASHA stops what falls behind, MLflow sees each trial.
 
 Features reach the trials through Ray's object store: put there once a site, read in place by
-every trial on the machine. They hold the rows to learn from and to choose by, never the test's.
+every trial on the machine (a standardised or bf16 head makes its own copy of its one site). They hold the rows to learn from and to choose by, never the test's.
 
 What Ray leaves silent is checked here. A search that was killed before its first snapshot
 restores to one with a single trial and no error, so it is begun afresh; Ctrl-C would return
@@ -94,6 +94,8 @@ def run_trial(choice: dict[str, Any], *, features: Mapping[str, Any], data: Sear
     import ray
     from ray import tune
 
+    # What Ray shares is read-only, as it should be; nothing writes into the features.
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     site, settings = data.space.site(choice), data.space.settings(choice, data.base)
     rows = np.arange(len(data.labels_N))
     course = Course()

@@ -152,16 +152,16 @@ def _trained(
     device: torch.device,
     on_epoch: Callable[[tuple[str, int], Epoch], None] | None,
 ) -> dict[tuple[str, int], Trained]:
-    """The heads that learn by gradient. Their rows are copied once: training's, then validation's."""
+    """The heads that learn by gradient. Rows are copied once, or not at all where they lie in a stretch."""
     keys = [(site, seed) for site in features for seed in seeds]
     sides: list[tuple[FloatFeatures, FloatFeatures]] = []
     scaling: list[heads.Weights] = []
     for x in features.values():
-        learn, check = x[train], x[valid]
+        learn, check = _rows(x, train), _rows(x, valid)
         found = heads.standardization(learn) if heads.standardizes(settings) else {}
         if found:
+            learn, check = learn - found["input.mean"], check - found["input.mean"]
             for side in (learn, check):
-                side -= found["input.mean"]
                 side /= found["input.scale"]
         sides.append((learn, check))
         scaling.append(found)
@@ -180,6 +180,13 @@ def _trained(
         probe = _probe(*key, settings, weights, len(train))
         trained[key] = Trained(probe, head.history, head.stopped)
     return trained
+
+
+def _rows(features_ND: FloatFeatures, index: npt.NDArray[np.int64]) -> FloatFeatures:
+    """The chosen rows; a rising stretch of them is a view (a search's trials share their features)."""
+    if len(index) and (np.diff(index) == 1).all():
+        return features_ND[index[0] : index[-1] + 1]
+    return features_ND[index]
 
 
 def _mass_mean(
