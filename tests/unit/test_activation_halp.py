@@ -69,7 +69,7 @@ def our_store(folder, rows=3, sites=None) -> ActivationStore:
         "label": [float(i % 2) if i else None for i in range(rows)],
     }
     part = write_part(folder / "part-000000.h5", ids=ids, features=features, columns=columns)
-    meta = {"model": "org/Some-VLM", "device": "cpu"}
+    meta = {"model": {"source": "org/Some-VLM", "device": "cpu"}}
     write_manifest(folder, [part], sites=sites, expected_ids=ids, meta=meta)
     return ActivationStore.open(folder)
 
@@ -91,7 +91,7 @@ def test_halps_own_files_are_read_by_the_stated_convention(tmp_path):
     assert store.column("truth")[0] == "ground_truth_answer of q1"
     assert store.column("answer")[3] == "answer of q3 é"
     np.testing.assert_array_equal(store.column("label"), [np.nan, np.nan, 1.0, 0.0])
-    assert store.meta["model"] == "HuggingFaceTB/SmolVLM2-2.2B-Instruct"
+    assert store.meta["model"]["source"] == "HuggingFaceTB/SmolVLM2-2.2B-Instruct"
     assert store.meta["halp"] == {"layers": "hidden_states", "query_token": "prompt_token"}
 
 

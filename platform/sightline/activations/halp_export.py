@@ -70,11 +70,13 @@ def export_halp(
 
 
 def _facts(store: ActivationStore) -> dict[str, Any]:
-    """HALP's attributes, as far as the store knows them."""
-    named = {key: str(store.meta.get(key, "unknown")) for key in ("model", "model_type", "device")}
+    """HALP's attributes, as far as the store knows them; its `model` is a name or a mapping."""
+    model = store.meta.get("model", "unknown")
+    known = dict(model) if isinstance(model, Mapping) else {"source": model}
     return {
-        "model_name": named.pop("model"),
-        **named,
+        "model_name": str(known.get("source", "unknown")),
+        "model_type": str(known.get("model_type", "unknown")),
+        "device": str(known.get("device", "unknown")),
         "dtype": "float32",
         "created_at": datetime.datetime.now().isoformat(),
     }

@@ -30,7 +30,7 @@ from sightline.activations.halp import (
     row_id,
 )
 from sightline.activations.manifest import write_manifest
-from sightline.activations.parts import PartRecord, opened, write_part
+from sightline.activations.parts import Column, PartRecord, opened, write_part
 from sightline.activations.store import ActivationStore
 from sightline.errors import DataError, StorageError
 
@@ -141,9 +141,11 @@ def _agreed(files: Sequence[Path], told: Convention) -> tuple[Convention, dict[s
         raise DataError(expected="every question id in one file", got=f"{twice[0]!r} in two of them")
     convention = said[files[0].name]
     meta = {
-        "model": facts.get("model_name", "unknown"),
-        "model_type": facts.get("model_type", "unknown"),
-        "device": facts.get("device", "unknown"),
+        "model": {
+            "source": facts.get("model_name", "unknown"),
+            "model_type": facts.get("model_type", "unknown"),
+            "device": facts.get("device", "unknown"),
+        },
         "imported": {"files": [path.name for path in files], "attributes": facts},
         "halp": {"layers": convention.layers, "query_token": convention.query},
     }
@@ -232,7 +234,7 @@ def _part(
         )
         for key, width in widths.items()
     }
-    columns: dict[str, Sequence[Any]] = {
+    columns: dict[str, Column] = {
         ours: [found.texts[theirs][row] for row in good] for theirs, ours in TEXTS.items()
     }
     columns["label"] = np.asarray([labels.get(found.names[row], np.nan) for row in good], np.float64)

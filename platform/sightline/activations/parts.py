@@ -31,6 +31,8 @@ from sightline.errors import DataError, StorageError
 FORMAT, VERSION = "sightline-activations", 1
 LAYERS = "layer i = output of decoder block i (from 0), before the final norm; embedding = input of block 0"
 _TEXT = h5py.string_dtype("utf-8")
+Column = Sequence[Any] | np.ndarray
+"""N texts, numbers or None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ def write_part(
     *,
     ids: Sequence[str],
     features: Mapping[str, np.ndarray],
-    columns: Mapping[str, Sequence[Any]],
+    columns: Mapping[str, Column],
     attributes: Mapping[str, str | int | float | bool] | None = None,
 ) -> PartRecord:
     """Write one part, whole or not at all, to a path or URI; its folder is made if need be.
@@ -153,7 +155,7 @@ def _encode(
 
 
 def _checked(
-    ids: Sequence[str], features: Mapping[str, np.ndarray], columns: Mapping[str, Sequence[Any]]
+    ids: Sequence[str], features: Mapping[str, np.ndarray], columns: Mapping[str, Column]
 ) -> tuple[list[str], dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Ids as str, features as float32 [N, D], columns as arrays [N]; or `DataError`."""
     found = [str(value) for value in ids]
@@ -181,7 +183,7 @@ def _checked(
     return found, matrices, arrays
 
 
-def _column(name: str, values: Sequence[Any]) -> np.ndarray:
+def _column(name: str, values: Column) -> np.ndarray:
     """Texts as objects; numbers as int64, float64 or bool."""
     if isinstance(values, np.ndarray) and values.dtype.kind in "iufb":
         return values.astype(
