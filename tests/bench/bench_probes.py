@@ -44,7 +44,7 @@ def world(rows: int, sites: int) -> tuple[Features, np.ndarray]:
         x = rng.standard_normal((rows, width), dtype=np.float32)
         direction = rng.standard_normal(width).astype(np.float32)
         direction *= (0.8 + 0.2 * i) / np.linalg.norm(direction)
-        features[name] = x + (2 * labels - 1)[:, None] * direction
+        features[name] = x + (2 * labels - 1).astype(np.float32)[:, None] * direction
     return features, labels
 
 

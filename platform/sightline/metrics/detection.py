@@ -256,8 +256,8 @@ def _by_score(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[FloatArray,
     """Positives and negatives at each distinct score, scores rising."""
     labels_N, scores_N = _pair(labels, scores)
     score_K, at_N = np.unique(scores_N, return_inverse=True)
-    positive_K = np.bincount(at_N, weights=labels_N, minlength=len(score_K))
-    negative_K = np.bincount(at_N, weights=~labels_N, minlength=len(score_K))
+    positive_K = np.bincount(at_N, weights=labels_N, minlength=len(score_K)).astype(np.float64)
+    negative_K = np.bincount(at_N, weights=~labels_N, minlength=len(score_K)).astype(np.float64)
     return positive_K, negative_K, score_K
 
 

@@ -3,7 +3,7 @@
     question_type    how often the training rows of this kind of question were hallucinated
     text_only        bag of words (one- and two-grams, tf-idf) of the question, logistic regression
     image_only       the probe at vision_only, which no question reaches
-    shuffled_labels  the probe with its training labels dealt out at random: what chance looks like
+    shuffled_labels  the probe with its training labels dealt out at random, thrice: what chance looks like
 
 Half of HALP's AUROC is the first of them (METHODS: 0.68 to 0.705 from the type alone), so a
 probe is read against the best control, and by its AUROC within kinds of question.
@@ -11,7 +11,8 @@ probe is read against the best control, and by its AUROC within kinds of questio
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ LABELS: Mapping[str, str] = {
 }
 """Controls by name, with what they are called in figures."""
 IMAGE_SITE = "vision_only"
+SHUFFLES = 3
 _PRIOR_ROWS = 2.0
 """Rows of the overall share that each kind's own share is mixed with."""
 
@@ -54,17 +56,22 @@ def run_controls(
     scores = {"question_type": by_kind(rows, split), "text_only": by_words(rows, split, settings, seed)}
     for name, scores_n in scores.items():
         found[name] = _judged(name, scores_n, rows, split, resamples, confidence)
-    site = next(reversed(features), "")
-    for name, of, shuffle in (("image_only", IMAGE_SITE, False), ("shuffled_labels", site, True)):
-        why = "its features were not extracted" if of not in features else ""
-        why = why or refusals({of: features[of]}, rows.labels_N).get(of, "")
-        if why:
-            found[name] = _absent(name, f"{of or 'no site'}: {why}")
-            continue
-        scores_n = _by_probe(of, features[of], rows, split, settings, seed, shuffle=shuffle)
-        found[name] = _judged(name, scores_n, rows, split, resamples, confidence)
-        found[name]["note"] = f"{settings.head} at {of}"
-    return strict(found)
+    learn = _Learner(features, rows, split, settings, seed)
+    if why := learn.refusal(IMAGE_SITE):
+        found["image_only"] = _absent("image_only", why)
+    else:
+        found["image_only"] = _judged("image_only", learn(IMAGE_SITE), rows, split, resamples, confidence)
+        found["image_only"]["note"] = f"{settings.head} at {IMAGE_SITE}"
+    site = next(reversed(list(features)), "")
+    if why := learn.refusal(site):
+        found["shuffled_labels"] = _absent("shuffled_labels", why)
+    else:
+        drawn = [learn(site, shuffle=n) for n in range(1, SHUFFLES + 1)]
+        each = [_judged("shuffled_labels", scores_n, rows, split, 1, confidence) for scores_n in drawn]
+        found["shuffled_labels"] = _spread(each) | {
+            "note": f"{settings.head} at {site}; mean and range of {SHUFFLES} shuffles"
+        }
+    return strict({name: found[name] for name in LABELS})
 
 
 def by_kind(rows: Rows, split: Split) -> npt.NDArray[np.float64]:
@@ -102,23 +109,43 @@ def best_control(controls: Mapping[str, Mapping[str, Any]]) -> tuple[str, Mappin
     return max(rivals, key=lambda each: each[1]["auroc"]["value"] or 0.0, default=None)
 
 
-def _by_probe(
-    site: str,
-    features_ND: npt.NDArray[np.float32],
-    rows: Rows,
-    split: Split,
-    settings: ProbeSettings,
-    seed: int,
-    *,
-    shuffle: bool,
-) -> npt.NDArray[np.float64]:
-    labels_N = rows.labels_N.copy()
-    if shuffle:
-        rng = np.random.default_rng(seed)
-        for side in (split.train, split.valid):
-            labels_N[side] = rng.permutation(labels_N[side])
-    bank = train_bank({site: features_ND}, labels_N, split.train, split.valid, settings, seeds=(seed,))
-    return sigmoid(bank.trained[site, seed].probe.logits(features_ND[split.test]))
+@dataclass(frozen=True, slots=True)
+class _Learner:
+    """Trains the probe of one site as the bank would, and scores the test rows."""
+
+    features: Mapping[str, npt.NDArray[np.float32]]
+    rows: Rows
+    split: Split
+    settings: ProbeSettings
+    seed: int
+
+    def refusal(self, site: str) -> str:
+        """Why there is no probe at a site; empty if there can be one."""
+        if site not in self.features:
+            return f"{site or 'no site'}: its features were not extracted"
+        refused = refusals({site: self.features[site]}, self.rows.labels_N)
+        return f"{site}: {refused[site]}" if refused else ""
+
+    def __call__(self, site: str, *, shuffle: int = 0) -> npt.NDArray[np.float64]:
+        """Scores (n,); with `shuffle` the labels to learn from are dealt out at random, by that number."""
+        labels_N = self.rows.labels_N.copy()
+        if shuffle:
+            rng = np.random.default_rng((self.seed, shuffle))
+            for side in (self.split.train, self.split.valid):
+                labels_N[side] = rng.permutation(labels_N[side])
+        features_ND, split, seed = self.features[site], self.split, self.seed
+        bank = train_bank({site: features_ND}, labels_N, split.train, split.valid, self.settings, (seed,))
+        return sigmoid(bank.trained[site, seed].probe.logits(features_ND[split.test]))
+
+
+def _spread(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean and range over shuffles: one shuffle's own interval would not cover what another one scores."""
+    found: dict[str, Any] = {"label": each[0]["label"]}
+    for key in ("auroc", "within_kind"):
+        values = [one[key]["value"] for one in each]
+        ends = {"value": float(np.mean(values)), "low": min(values), "high": max(values)}
+        found[key] = ends | {"n": each[0][key]["n"]}
+    return found
 
 
 def _judged(

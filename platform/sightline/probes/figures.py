@@ -33,11 +33,13 @@ CONTROL_COLORS = {
 }
 _MARKERS = {
     "query_token": "o",
-    "prompt_token": "D",
+    "prompt_token": "v",
     "vision_token": "s",
     "answer_mean": "^",
-    "vision_only": "P",
+    "vision_only": "D",
 }
+_LABEL_GAP = 0.026
+"""Of controls' names, in AUROC."""
 _STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9.0,
@@ -56,8 +58,8 @@ _STYLE: Any = {
 def bank_png(report: Mapping[str, Any]) -> bytes:
     """AUROC by layer and site with intervals, over all questions and within kinds, beside the controls."""
     with mpl.rc_context(_STYLE):
-        figure = _figure(11.6, 5.1)
-        _bank(figure, report, top=0.755)
+        figure = _figure(11.6, 5.0)
+        _bank(figure, report, top=0.775)
         _caption(figure, report)
         return _png(figure)
 
@@ -65,8 +67,8 @@ def bank_png(report: Mapping[str, Any]) -> bytes:
 def bank_svg(report: Mapping[str, Any]) -> str:
     """The same without its headline, for the page."""
     with mpl.rc_context(_STYLE):
-        figure = _figure(10.6, 4.1)
-        _bank(figure, report, top=0.92)
+        figure = _figure(10.6, 4.2)
+        _bank(figure, report, top=0.86)
         return _svg(figure, "bank")
 
 
@@ -140,9 +142,9 @@ def interval(estimate: Mapping[str, Any] | None) -> str:
 
 def _bank(figure: Figure, report: Mapping[str, Any], *, top: float) -> None:
     """Two panels on one scale: all questions, and within kinds of question."""
-    bottom, tall = 0.135, top - 0.135
-    left = figure.add_axes((0.05, bottom, 0.40, tall))
-    right = figure.add_axes((0.525, bottom, 0.40, tall), sharey=left)
+    bottom, tall = 0.125, top - 0.125
+    left = figure.add_axes((0.05, bottom, 0.355, tall))
+    right = figure.add_axes((0.535, bottom, 0.355, tall), sharey=left)
     places = _places(report["sites"])
     for axes, key, title in (
         (left, "auroc", "All questions"),
@@ -153,6 +155,19 @@ def _bank(figure: Figure, report: Mapping[str, Any], *, top: float) -> None:
         _site_lines(axes, report["sites"], places, key, label=axes is left)
         _layer_axis(axes, places)
     left.set_ylabel("AUROC on test rows")
+    right.tick_params(labelleft=False)
+    handles, names = left.get_legend_handles_labels()
+    figure.legend(
+        handles,
+        names,
+        loc="lower right",
+        bbox_to_anchor=(0.995, top + 0.065),
+        ncols=len(names),
+        frameon=False,
+        fontsize=8.5,
+        handletextpad=0.5,
+        columnspacing=1.6,
+    )
     values = [
         bound
         for each in [*report["sites"], *report["controls"].values()]
@@ -202,47 +217,48 @@ def _site_lines(
                 axes.plot(
                     [x + 0.06] * len(others), others, "o", color=color, alpha=0.35, markersize=3, zorder=3
                 )
-        look = {"color": color, "marker": _MARKERS.get(kind, "o"), "markersize": 6.0, "linewidth": 1.6}
+        look: Any = {"color": color, "marker": _MARKERS.get(kind, "o"), "markersize": 6.0, "linewidth": 1.6}
         name = kind.replace("_", " ") if label else None
         axes.plot(xs, ys, markeredgecolor="white", zorder=4, label=name, **look)
-    if label:
-        figure = axes.figure
-        handles, names = axes.get_legend_handles_labels()
-        figure.legend(
-            handles,
-            names,
-            loc="lower left",
-            bbox_to_anchor=(0.045, -0.005),
-            ncols=len(names),
-            frameon=False,
-            fontsize=8.5,
-            handletextpad=0.5,
-            columnspacing=1.6,
-        )
 
 
 def _control_lines(axes: Axes, controls: Mapping[str, Mapping[str, Any]], key: str) -> None:
-    """A dashed line a control, named in the margin; names that would touch are pushed apart."""
+    """A dashed line a control, named in the margin; names that would touch are moved apart."""
     axes.axhline(0.5, color=INK, linewidth=0.8, zorder=1)
     found = [
         (c[key]["value"], name, c) for name, c in controls.items() if c[key] and c[key]["value"] is not None
     ]
-    last = -1.0
-    for value, name, control in sorted(found, key=lambda each: each[0]):
+    found.sort(key=lambda each: each[0])
+    heights = _apart([value for value, _, _ in found], _LABEL_GAP)
+    for (value, name, control), height in zip(found, heights, strict=True):
         color = CONTROL_COLORS.get(name, MUTED)
         axes.axhline(value, color=color, linewidth=1.3, linestyle=(0, (4, 2)), zorder=2)
-        last = at = max(value, last + 0.052)
         axes.annotate(
-            f"{_number(value)}\n" + "\n".join(textwrap.wrap(control["label"], 15)[:1]),
-            (1.0, at),
-            xytext=(5, 0),
+            f"{_number(value)}  {control['label'].removesuffix(' alone')}",
+            (1.0, value),
+            xytext=(1.025, height),
             xycoords=("axes fraction", "data"),
-            textcoords="offset points",
+            textcoords=("axes fraction", "data"),
             color=color,
-            fontsize=7.6,
+            fontsize=8,
             va="center",
-            linespacing=1.05,
+            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0},
         )
+
+
+def _apart(heights: Sequence[float], gap: float) -> list[float]:
+    """Rising heights at least `gap` apart, each close group kept around its own middle."""
+    groups: list[list[float]] = []
+    for height in heights:
+        groups.append([height])
+        while len(groups) > 1 and _bottom(groups[-1], gap) < _bottom(groups[-2], gap) + gap * len(groups[-2]):
+            last = groups.pop()
+            groups[-1] += last
+    return [_bottom(group, gap) + gap * i for group in groups for i in range(len(group))]
+
+
+def _bottom(group: Sequence[float], gap: float) -> float:
+    return sum(group) / len(group) - gap * (len(group) - 1) / 2
 
 
 def _caption(figure: Figure, report: Mapping[str, Any]) -> None:
@@ -254,6 +270,8 @@ def _caption(figure: Figure, report: Mapping[str, Any]) -> None:
         f"Whiskers: {report['confidence']:.0%} bootstrap intervals by image. Dashed: what the "
         "controls score, without the probe."
     )
+    if report["refused"]:
+        note += f"\nNo probe at {', '.join(report['refused'])}: see summary.html."
     below = 0.42 if len(lines) == 1 else 0.63
     figure.text(0.012, 1 - below * inch, note, fontsize=8, color=MUTED, va="top")
 
@@ -294,6 +312,8 @@ def _risk(axes: Axes, result: Mapping[str, Any]) -> None:
 
 
 def _history(axes: Axes, result: Mapping[str, Any], lines: Sequence[tuple[str, str, str]]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     for key, name, color in lines:
         points = [(e["epoch"], e[key]) for e in result["history"] if e[key] is not None]
         if points:
@@ -304,7 +324,7 @@ def _history(axes: Axes, result: Mapping[str, Any], lines: Sequence[tuple[str, s
         axes.legend(frameon=False, fontsize=8)
     if result["stopped"] and axes.lines and result["stopped"] < len(result["history"]):
         axes.axvline(result["stopped"], color=MUTED, linewidth=0.9, linestyle=(0, (2, 2)))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     _quiet(axes, "epoch", "")
 
 

@@ -3,15 +3,15 @@
 On a CPU a batched product has nothing to gain (a 32 x 2048 by 2048 x 512 product fills
 a core) and much to lose: PyTorch sends it to MKL, which on processors that are not
 Intel's stays below AVX-512. The same product through oneDNN, which PyTorch carries too,
-takes half the time there and no more elsewhere. On a GPU one `bmm` a width takes the
-place of one small kernel a head.
+takes half the time there. On a GPU one `bmm` a width takes the place of one small
+kernel a head.
 
-Legend: S heads, B batch, K inputs, H outputs; inputs[s] is (B, K_s), a matrix (H, K_s).
+Legend: S heads, G heads of one width, B batch, K inputs, H outputs; inputs[s] is (B, K_s).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,40 +20,57 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Matrices:
-    """One weight matrix a head; `each[s]` is a view of its width group's stacked storage."""
+    """One weight matrix (H, K_s) a head, in float32 and in the precision of the products."""
 
-    each: list[torch.Tensor]
+    masters: list[torch.Tensor]
+    """What the optimiser changes."""
+    used: list[torch.Tensor]
+    """What is multiplied: the masters themselves, or copies of less precision."""
     groups: list[tuple[list[int], torch.Tensor]]
+    """Heads of one width, and the storage (G, H, K) that `used` shows views of."""
 
     @classmethod
-    def of(cls, starts: Sequence[torch.Tensor], device: torch.device) -> Matrices:
+    def of(cls, starts: Sequence[torch.Tensor], device: torch.device, dtype: torch.dtype) -> Matrices:
         """Copies of `starts`, stacked by shape."""
         by_shape: dict[torch.Size, list[int]] = {}
         for s, start in enumerate(starts):
             by_shape.setdefault(start.shape, []).append(s)
-        groups = [(heads, torch.stack([starts[s] for s in heads]).to(device)) for heads in by_shape.values()]
-        each = {s: view for heads, stacked in groups for s, view in zip(heads, stacked, strict=True)}
-        return cls([each[s] for s in range(len(starts))], groups)
+        groups = [
+            (heads, torch.stack([starts[s] for s in heads]).to(device, dtype)) for heads in by_shape.values()
+        ]
+        views = {s: view for heads, stacked in groups for s, view in zip(heads, stacked, strict=True)}
+        used = [views[s] for s in range(len(starts))]
+        same = dtype == torch.float32
+        masters = used if same else [start.to(device, copy=True) for start in starts]
+        return cls(masters, used, groups)
+
+    def refresh(self, head: int) -> None:
+        """After a head's master has changed."""
+        if self.used[head] is not self.masters[head]:
+            self.used[head].copy_(self.masters[head])
 
 
 class Products(Protocol):
-    """Three products of a layer: forward, and backward into weights and into inputs."""
+    """Three products of a layer: forward, and backward into inputs and into weights."""
 
-    device: torch.device
-    dtype: torch.dtype
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
 
     def forward(
         self, inputs: Sequence[torch.Tensor], weights: Matrices, heads: Sequence[int]
     ) -> torch.Tensor:
         """`inputs[s] @ weights[s].T` for the named heads, (B, S, H) in float32; zero for the others."""
 
+    def into_inputs(self, outer_BSH: torch.Tensor, weights: Matrices, heads: Sequence[int]) -> torch.Tensor:
+        """`outer[:, s] @ weights[s]` for the named heads, (B, S, K) in float32; zero for the others."""
+
     def into_weights(
         self, outer_BSH: torch.Tensor, inputs: Sequence[torch.Tensor], weights: Matrices, heads: Sequence[int]
-    ) -> None:
-        """Set `weights.each[s].grad` to `outer[:, s].T @ inputs[s]`; to None for the other heads."""
-
-    def into_inputs(self, outer_BSH: torch.Tensor, weights: Matrices, heads: Sequence[int]) -> torch.Tensor:
-        """`outer[:, s] @ weights[s]`, (B, S, K) in float32."""
+    ) -> Iterator[tuple[int, torch.Tensor]]:
+        """(s, `outer[:, s].T @ inputs[s]`) for each named head, in float32, as they come."""
 
 
 def choose(device: torch.device, dtype: torch.dtype) -> Products:
@@ -71,27 +88,24 @@ class OneByOne:
     def forward(
         self, inputs: Sequence[torch.Tensor], weights: Matrices, heads: Sequence[int]
     ) -> torch.Tensor:
-        rows, outputs = inputs[heads[0]].shape[0], weights.each[0].shape[0]
-        out_BSH = torch.zeros(rows, len(weights.each), outputs)
+        out_BSH = torch.zeros(len(inputs[heads[0]]), len(weights.used), len(weights.used[0]))
         for s in heads:
-            out_BSH[:, s] = _times_transposed(inputs[s], weights.each[s].to(self.dtype))
+            out_BSH[:, s] = _times_transposed(inputs[s], weights.used[s])
         return out_BSH
-
-    def into_weights(
-        self, outer_BSH: torch.Tensor, inputs: Sequence[torch.Tensor], weights: Matrices, heads: Sequence[int]
-    ) -> None:
-        outer = outer_BSH.to(self.dtype).unbind(1)
-        for weight in weights.each:
-            weight.grad = None
-        for s in heads:
-            weights.each[s].grad = _times_transposed(outer[s].T, inputs[s].T).float()
 
     def into_inputs(self, outer_BSH: torch.Tensor, weights: Matrices, heads: Sequence[int]) -> torch.Tensor:
         outer = outer_BSH.to(self.dtype).unbind(1)
-        out_BSK = torch.zeros(len(outer_BSH), len(weights.each), weights.each[0].shape[1])
+        out_BSK = torch.zeros(len(outer_BSH), len(weights.used), weights.used[0].shape[1])
         for s in heads:
-            out_BSK[:, s] = _times_transposed(outer[s], weights.each[s].to(self.dtype).T)
+            out_BSK[:, s] = _times_transposed(outer[s], weights.used[s].T)
         return out_BSK
+
+    def into_weights(
+        self, outer_BSH: torch.Tensor, inputs: Sequence[torch.Tensor], weights: Matrices, heads: Sequence[int]
+    ) -> Iterator[tuple[int, torch.Tensor]]:
+        outer = outer_BSH.to(self.dtype).unbind(1)
+        for s in heads:
+            yield s, _times_transposed(outer[s].T, inputs[s].T).float()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,29 +121,30 @@ class Batched:
         out: dict[int, torch.Tensor] = {}
         for members, stacked_GHK in weights.groups:
             inputs_GBK = torch.stack([inputs[s] for s in members])
-            product_GBH = torch.bmm(inputs_GBK, stacked_GHK.to(self.dtype).transpose(1, 2)).float()
+            product_GBH = torch.bmm(inputs_GBK, stacked_GHK.transpose(1, 2)).float()
             out |= zip(members, product_GBH, strict=True)
         return torch.stack([out[s] for s in range(len(out))], dim=1)
 
+    def into_inputs(self, outer_BSH: torch.Tensor, weights: Matrices, heads: Sequence[int]) -> torch.Tensor:
+        ((_, stacked_SHK),) = weights.groups  # above the first layer all heads have one width
+        outer_SBH = outer_BSH.to(self.dtype).transpose(0, 1)
+        return torch.bmm(outer_SBH, stacked_SHK).float().transpose(0, 1)
+
     def into_weights(
         self, outer_BSH: torch.Tensor, inputs: Sequence[torch.Tensor], weights: Matrices, heads: Sequence[int]
-    ) -> None:
+    ) -> Iterator[tuple[int, torch.Tensor]]:
         outer_SHB = outer_BSH.to(self.dtype).permute(1, 2, 0)
         for members, _ in weights.groups:
             inputs_GBK = torch.stack([inputs[s] for s in members])
-            for s, grad in zip(members, torch.bmm(outer_SHB[members], inputs_GBK).float(), strict=True):
-                weights.each[s].grad = grad if s in heads else None
-
-    def into_inputs(self, outer_BSH: torch.Tensor, weights: Matrices, heads: Sequence[int]) -> torch.Tensor:
-        ((_, stacked_SHK),) = weights.groups  # below the first layer all heads have one width
-        outer_SBH = outer_BSH.to(self.dtype).transpose(0, 1)
-        return torch.bmm(outer_SBH, stacked_SHK.to(self.dtype)).float().transpose(0, 1)
+            gradient_GHK = torch.bmm(outer_SHB[members], inputs_GBK).float()
+            yield from ((s, each) for s, each in zip(members, gradient_GHK, strict=True) if s in heads)
 
 
 def _times_transposed(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """`left @ right.T` of two matrices on the CPU."""
     if _ONEDNN:
-        return torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
+        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
+        return product
     return left @ right.T
 
 

@@ -3,9 +3,10 @@
 What costs time in training small MLPs at batch 32 is less the arithmetic than what is
 around it: hundreds of small kernels a head and step, and an optimiser that walks over
 its weights seven times. Here the elementwise work of all heads is one kernel a layer
-(activations are (B, S, H), so BatchNorm sees S*H channels), Adam is fused (one walk),
-and the products go through `products`. The gradient is written out, because autograd
-would undo most of this; a test holds it to autograd's and `torch.optim.Adam`'s.
+(activations are (B, S, H), so BatchNorm sees S*H channels), Adam is fused and
+follows each gradient at once (`adam`), and the products go through `products`. The
+gradient is written out, because autograd would undo most of this; a test holds it to
+autograd's and `torch.optim.Adam`'s.
 
 Legend: S heads (sites x seeds), B batch, D a site's width, H a hidden width.
 """
@@ -19,6 +20,7 @@ import torch
 from torch.nn import functional as F
 
 from sightline.config.probing import ProbeSettings
+from sightline.probes.adam import Adam
 from sightline.probes.heads import NORM_EPS, NORM_MOMENTUM, hidden_widths
 from sightline.probes.products import Matrices, Products
 
@@ -48,7 +50,7 @@ class Stack:
         self.active = list(range(len(starts)))
         """Heads that still learn; take one out and its weights stay."""
         self._matrices = {
-            name: Matrices.of([start[f"{name}.weight"] for start in starts], products.device)
+            name: Matrices.of([start[f"{name}.weight"] for start in starts], products.device, products.dtype)
             for name in (*self._layers, "out")
         }
         own = {f"{name}.weight" for name in self._matrices}
@@ -57,9 +59,7 @@ class Stack:
             for name in starts[0]
             if name not in own
         }
-        learned = [v for name, v in self._vectors.items() if not name.endswith((".mean", ".var"))]
-        leaves = [weight for matrices in self._matrices.values() for weight in matrices.each] + learned
-        self._adam = torch.optim.Adam(leaves, settings.lr, weight_decay=settings.weight_decay, fused=True)
+        self._adam = Adam(settings.lr, settings.weight_decay)
 
     def step(
         self,
@@ -83,8 +83,7 @@ class Stack:
             logits_BS, targets_BS, reduction="none"
         )
         outer_BS1 = (row_weights_BS * (torch.sigmoid(logits_BS) - targets_BS) / len(targets_BS))[..., None]
-        self._backward(outer_BS1, x, trail)
-        self._adam.step()
+        self._learn(outer_BS1, x, trail)
         return losses_BS.mean(dim=0)
 
     def logits(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -100,7 +99,7 @@ class Stack:
 
     def state(self, head: int) -> Tensors:
         """A copy of one head's weights, by the names of `heads`."""
-        matrices = {f"{name}.weight": m.each[head].clone() for name, m in self._matrices.items()}
+        matrices = {f"{name}.weight": m.masters[head].clone() for name, m in self._matrices.items()}
         return matrices | {name: stacked[head].clone() for name, stacked in self._vectors.items()}
 
     def _rectified(self, name: str, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -130,23 +129,27 @@ class Stack:
         dropped_BSH = normal_BC.view_as(rectified_BSH) * mask_BSH
         return _Layer(inputs, rectified_BSH, mean_C, inverse_C, mask_BSH), dropped_BSH
 
-    def _backward(self, outer_BSH: torch.Tensor, x: Sequence[torch.Tensor], trail: list[_Layer]) -> None:
-        """Put a gradient on every leaf of the active heads."""
+    def _learn(self, outer_BSH: torch.Tensor, x: Sequence[torch.Tensor], trail: list[_Layer]) -> None:
+        """Backward from the logit; each weight is updated when nothing below needs it any more."""
         for name in ("out", *reversed(self._layers)):
             if name != "out":
                 layer = trail.pop()
                 outer_BSH, x = self._through_hidden(name, outer_BSH, layer), layer.inputs
-            self._vectors[f"{name}.bias"].grad = outer_BSH.sum(dim=0)
-            self._products.into_weights(outer_BSH, x, self._matrices[name], self.active)
-            if trail:
-                outer_BSH = self._products.into_inputs(outer_BSH, self._matrices[name], self.active)
+            matrices = self._matrices[name]
+            below_BSK = self._products.into_inputs(outer_BSH, matrices, self.active) if trail else outer_BSH
+            for s, gradient in self._products.into_weights(outer_BSH, x, matrices, self.active):
+                self._adam.update(matrices.masters[s], gradient)
+                matrices.refresh(s)
+            self._adam.update(self._vectors[f"{name}.bias"], outer_BSH.sum(dim=0))
+            outer_BSH = below_BSK
 
     def _through_hidden(self, name: str, outer_BSH: torch.Tensor, layer: _Layer) -> torch.Tensor:
-        """The gradient from a layer's dropped output back to its linear output."""
+        """The gradient from a layer's dropped output back to its linear one; its BatchNorm learns."""
         weight_SH, bias_SH = self._vectors[f"{name}.norm.weight"], self._vectors[f"{name}.norm.bias"]
-        inner_BC, weight_grad, bias_grad = torch.ops.aten.native_batch_norm_backward(
+        rectified_BSH = layer.rectified_BSH
+        inner_BC, weight_gradient_C, bias_gradient_C = torch.ops.aten.native_batch_norm_backward(
             (outer_BSH * layer.mask_BSH).flatten(1),
-            layer.rectified_BSH.flatten(1),
+            rectified_BSH.flatten(1),
             weight_SH.view(-1),
             None,
             None,
@@ -156,6 +159,9 @@ class Stack:
             NORM_EPS,
             [True, True, True],
         )
-        weight_SH.grad, bias_SH.grad = weight_grad.view_as(weight_SH), bias_grad.view_as(bias_SH)
-        rectified_BSH = layer.rectified_BSH
-        return torch.ops.aten.threshold_backward(inner_BC.view_as(rectified_BSH), rectified_BSH, 0.0)
+        self._adam.update(weight_SH, weight_gradient_C.view_as(weight_SH))
+        self._adam.update(bias_SH, bias_gradient_C.view_as(bias_SH))
+        rectifying: torch.Tensor = torch.ops.aten.threshold_backward(
+            inner_BC.view_as(rectified_BSH), rectified_BSH, 0.0
+        )
+        return rectifying
