@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sightline.config.dataset import WorldDataset
+from sightline.config.extract import ExtractSettings
 from sightline.config.mine import MineConfig
 from sightline.config.mining import MineSettings
 from sightline.config.model import ModelConfig
@@ -283,7 +284,7 @@ def plan(config: MineConfig) -> str:
     return "".join(f"{name:<12} {value}\n" for name, value in sections.items())
 
 
-def lexicon(settings: MineSettings) -> dict[str, str]:
+def lexicon(settings: MineSettings | ExtractSettings) -> dict[str, str]:
     """Surface form -> node word: the file named in the settings, or the world's COCO nouns."""
     if settings.lexicon is None:
         from sightline.world.nouns import LEXICON
@@ -291,7 +292,7 @@ def lexicon(settings: MineSettings) -> dict[str, str]:
         return dict(LEXICON)
     path = Path(settings.lexicon)
     if not path.is_file():
-        raise DataError(expected=f"a lexicon at {path}", got="no such file", hint="check mining.lexicon")
+        raise DataError(expected=f"a lexicon at {path}", got="no such file", hint="check the setting lexicon")
     return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
