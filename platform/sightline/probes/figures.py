@@ -38,8 +38,9 @@ _MARKERS = {
     "answer_mean": "^",
     "vision_only": "D",
 }
-_LABEL_GAP = 0.026
-"""Of controls' names, in AUROC."""
+_LABEL_GAP = 0.05
+"""Least distance of controls' names, as a share of the axis."""
+_SHORT = {"question_type": "question's kind", "text_only": "question's words", "image_only": "image"}
 _STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9.0,
@@ -95,7 +96,7 @@ def history_png(result: Mapping[str, Any]) -> bytes:
     """Loss and validation AUROC by epoch; the epoch that was kept is marked."""
     with mpl.rc_context(_STYLE):
         figure = _figure(7.4, 3.2)
-        loss, area = figure.add_axes((0.075, 0.15, 0.40, 0.66)), figure.add_axes((0.57, 0.15, 0.40, 0.66))
+        loss, area = figure.add_axes((0.075, 0.15, 0.40, 0.60)), figure.add_axes((0.57, 0.15, 0.40, 0.60))
         _history(loss, result, (("train_loss", "training", PALE), ("valid_loss", "validation", "#0f766e")))
         _history(area, result, (("valid_auroc", "validation", "#0f766e"),))
         loss.set_title("loss", loc="left", fontsize=9, color=MUTED)
@@ -143,8 +144,9 @@ def interval(estimate: Mapping[str, Any] | None) -> str:
 def _bank(figure: Figure, report: Mapping[str, Any], *, top: float) -> None:
     """Two panels on one scale: all questions, and within kinds of question."""
     bottom, tall = 0.125, top - 0.125
-    left = figure.add_axes((0.05, bottom, 0.355, tall))
-    right = figure.add_axes((0.535, bottom, 0.355, tall), sharey=left)
+    left = figure.add_axes((0.05, bottom, 0.345, tall))
+    right = figure.add_axes((0.53, bottom, 0.345, tall), sharey=left)
+    left.set_ylim(*_range(report))
     places = _places(report["sites"])
     for axes, key, title in (
         (left, "auroc", "All questions"),
@@ -168,7 +170,11 @@ def _bank(figure: Figure, report: Mapping[str, Any], *, top: float) -> None:
         handletextpad=0.5,
         columnspacing=1.6,
     )
-    values = [
+
+
+def _range(report: Mapping[str, Any]) -> tuple[float, float]:
+    """Of the AUROC axis: all intervals, and chance."""
+    bounds = [
         bound
         for each in [*report["sites"], *report["controls"].values()]
         for key in ("auroc", "within_kind")
@@ -176,7 +182,7 @@ def _bank(figure: Figure, report: Mapping[str, Any], *, top: float) -> None:
         for bound in (each[key]["low"], each[key]["high"], each[key]["value"])
         if bound is not None
     ]
-    left.set_ylim(min([0.45, *values]) - 0.02, min(1.005, max([0.6, *values]) + 0.03))
+    return min([0.47, *bounds]) - 0.02, min(1.005, max([0.6, *bounds]) + 0.03)
 
 
 def _places(sites: Sequence[Mapping[str, Any]]) -> dict[Any, int]:
@@ -229,12 +235,13 @@ def _control_lines(axes: Axes, controls: Mapping[str, Mapping[str, Any]], key: s
         (c[key]["value"], name, c) for name, c in controls.items() if c[key] and c[key]["value"] is not None
     ]
     found.sort(key=lambda each: each[0])
-    heights = _apart([value for value, _, _ in found], _LABEL_GAP)
+    bottom, top = axes.get_ylim()
+    heights = _apart([value for value, _, _ in found], _LABEL_GAP * (top - bottom))
     for (value, name, control), height in zip(found, heights, strict=True):
         color = CONTROL_COLORS.get(name, MUTED)
         axes.axhline(value, color=color, linewidth=1.3, linestyle=(0, (4, 2)), zorder=2)
         axes.annotate(
-            f"{_number(value)}  {control['label'].removesuffix(' alone')}",
+            f"{_number(value)}  {_SHORT.get(name, control['label'])}",
             (1.0, value),
             xytext=(1.025, height),
             xycoords=("axes fraction", "data"),
