@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sightline.config.dpo import DpoConfig
+from sightline.config.extract import ExtractConfig
 from sightline.config.loader import load, parse
 from sightline.config.mine import MineConfig
 from sightline.config.pretrain import PretrainConfig
@@ -28,7 +29,7 @@ def yaml_file(folder: Path, name: str, text: str) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("schema", [DpoConfig, MineConfig, PretrainConfig])
+@pytest.mark.parametrize("schema", [DpoConfig, ExtractConfig, MineConfig, PretrainConfig])
 def test_no_config_is_needed(schema):
     config = parse(schema, [])
     assert config == schema()
@@ -130,7 +131,7 @@ def test_configs_are_frozen():
 
 
 def test_every_field_is_documented(capsys):
-    for schema in (DpoConfig, MineConfig, PretrainConfig):
+    for schema in (DpoConfig, ExtractConfig, MineConfig, PretrainConfig):
         with pytest.raises(SystemExit) as leave:
             load(schema, ["--help"])
         assert leave.value.code == 0

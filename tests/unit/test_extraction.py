@@ -126,6 +126,26 @@ def test_an_image_is_opened_once_for_its_questions_and_ahead_of_the_model(tmp_pa
     assert all(name.startswith("ahead") for _, name in opened)
 
 
+def test_what_is_asked_twice_is_computed_once(examples, vlm, monkeypatch):
+    asked: list[str] = []
+    capture = Vlm.capture
+
+    def counted(self, prompts, sites, answers=None, **options):
+        asked.extend(prompt.question for prompt in prompts)
+        return capture(self, prompts, sites, answers, **options)
+
+    monkeypatch.setattr(Vlm, "capture", counted)
+    sites = ("query_token.layer_2",)
+    worker = ExtractWorker(ExtractWorkerConfig(ModelConfig(), SETTINGS, sites, LEXICON, True, True), vlm)
+    one, two = examples[:2]
+    rows = [e.to_row() for e in (one, two, replace(one, example_id="again", answer="No."))]
+    result = worker({name: np.asarray([r[name] for r in rows], dtype=object) for name in rows[0]})
+    assert asked == [one.question, two.question]
+    assert (result[sites[0]][0] == result[sites[0]][2]).all()
+    assert result["answer"][0] == result["answer"][2]
+    assert result["label"][0] != result["label"][2], "each row is judged by its own truth"
+
+
 def test_batches_and_shards_do_not_change_the_values(tmp_path, extracted, examples):
     other = extract(tmp_path, examples, batch_size=3, shard_rows=1, readers=1)
     before, after = ActivationStore.open(extracted.folder), ActivationStore.open(other.folder)
@@ -295,6 +315,8 @@ def test_bad_input_is_refused_before_work(tmp_path, examples):
     (tmp_path / "labels.csv").write_text("question_id,label\nelse,1\n")
     with pytest.raises(DataError, match="of other ids"):
         extract(tmp_path / "d", examples, labels=tmp_path / "labels.csv")
+    with pytest.raises(ConfigError, match="a module that can be imported"):
+        extract(tmp_path / "f", examples, judge="no_such_module:judge")
     with pytest.raises(DataError, match="a lexicon at"):
         extract(tmp_path / "e", examples, lexicon=str(tmp_path / "none.json"))
     assert not list(tmp_path.rglob("*.h5"))
@@ -380,7 +402,10 @@ def test_plan_says_what_would_be_done_without_doing_it(tmp_path, examples):
     path = tmp_path / "x.jsonl"
     path.write_text("".join(json.dumps(e.to_row()) + "\n" for e in examples))
     dataset = JsonlDataset(type="jsonl", path=str(path))
-    config = ExtractConfig(dataset=dataset, labels=str(tmp_path / "l.csv"))
+    labels = tmp_path / "l.csv"
+    labels.write_text(f"question_id,label\n{examples[0].example_id},1\nelse,0\n")
+    config = ExtractConfig(dataset=dataset, labels=str(labels))
+    assert f"2 from {labels}, for 1 of the questions" in plan(config)
     assert f"{len(examples)} questions about 4 images; 0 rows without their file" in plan(config)
     real = ModelConfig(source="HuggingFaceTB/SmolVLM2-2.2B-Instruct")
     names = [site.name for site in sites_of(real, ExtractSettings())]

@@ -110,14 +110,20 @@ class ExtractWorker:
             site.name: np.full((len(examples), self._vlm.site_width(site)), np.nan, np.float32)
             for site in self._sites
         }
-        good = [i for i, error in enumerate(errors) if not error]
-        prompts = [_prompt(examples[i], shown[examples[i].image_uri]) for i in good]
-        for rows, found, replies, error in self._attempts(good, prompts, examples):
+        # POPE's positives stand in all three of its files: what is asked twice is computed once.
+        twins: dict[_Asked, list[int]] = {}
+        for i, error in enumerate(errors):
+            if not error:
+                twins.setdefault(_asked(examples[i]), []).append(i)
+        first = [rows[0] for rows in twins.values()]
+        prompts = [_prompt(examples[i], shown[examples[i].image_uri]) for i in first]
+        for rows, found, replies, error in self._attempts(first, prompts, examples):
             for place, row in enumerate(rows):
-                answers[row], errors[row] = replies[place] if replies else None, error
-                for name in found:
-                    features[name][row] = found[name][place]
-        finite = [i for i in good if not errors[i]]
+                for twin in twins[_asked(examples[row])]:
+                    answers[twin], errors[twin] = replies[place] if replies else None, error
+                    for name in found:
+                        features[name][twin] = found[name][place]
+        finite = [i for i, error in enumerate(errors) if not error]
         for place, name in nonfinite_rows({n: matrix[finite] for n, matrix in features.items()}).items():
             errors[finite[place]] = f"the model's activations at {name} hold NaN or infinity"
         facts = [
@@ -154,11 +160,9 @@ class ExtractWorker:
         """Greedy answers, each question under the limit of its kind."""
         settings = self._settings
         answers: dict[int, Answer] = {}
-        for limit, kinds in (
-            (settings.short_answer_tokens, ("yes_no", "color", "count", "relation")),
-            (settings.max_new_tokens, ("caption", "open")),
-        ):
-            asked = [i for i, example in enumerate(examples) if example.kind in kinds]
+        for is_long in (False, True):
+            limit = settings.max_new_tokens if is_long else settings.short_answer_tokens
+            asked = [i for i, example in enumerate(examples) if (example.kind in _LONG) == is_long]
             samples = self._vlm.generate(
                 [prompts[i] for i in asked], max_new_tokens=limit, batch_size=settings.batch_size
             )
@@ -229,6 +233,15 @@ def portions_of(examples: Sequence[Example], size: int) -> list[list[Example]]:
 def has_truth(example: Example) -> bool:
     """Whether an answer to it can be judged at all."""
     return bool(example.answer.strip()) or (example.kind == "caption" and bool(example.objects))
+
+
+_Asked = tuple[str, str, str, str]
+_LONG = ("caption", "open")
+
+
+def _asked(example: Example) -> _Asked:
+    """Equal keys, equal activations and answers."""
+    return (example.image_uri, example.question, example.context, example.kind)
 
 
 def _unusable(example: Example, shown: _Shown) -> str:

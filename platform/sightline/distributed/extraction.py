@@ -38,6 +38,8 @@ from sightline.distributed.shards import ShardedRun, run_sharded
 from sightline.distributed.sources import load_examples
 from sightline.distributed.storage import Storage
 from sightline.errors import ConfigError, DataError, StorageError
+from sightline.metrics.objects import Lexicon
+from sightline.preference import judges
 from sightline.records import Example
 
 REPORT = "extract_report.json"
@@ -54,10 +56,11 @@ class Extracted:
     report: dict[str, Any]
 
     def counts(self) -> dict[str, float]:
-        """The report's numbers worth following from run to run."""
+        """The report's numbers worth following from run to run; the rate only where nothing was resumed."""
         labels = self.report["labels"]
         totals = {name: self.report[name] for name in ("rows", "images", "failed_rows", "rows_per_s")}
-        return totals | {name: labels[name] for name in ("hallucinated", "right", "unknown")}
+        totals |= {name: labels[name] for name in ("hallucinated", "right", "unknown")}
+        return {name: float(value) for name, value in totals.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +125,7 @@ class Extraction:
         settings = self.settings
         names = tuple(site.name for site in sites)
         words = lexicon(settings)
+        judges.make(settings.judge, Lexicon(words))  # refused here, before any work
         config = ExtractWorkerConfig(self.model, settings, names, words, answers, judged)
         asked = settings.model_dump(mode="json", exclude={"sites", "layers", "answers", *_PORTIONS})
         return run_sharded(
@@ -249,12 +253,19 @@ def plan(config: ExtractConfig) -> str:
     size = measure(build_on_meta(architecture(model.source, revision=model.revision)))
     sites = sites_of(model, settings)
     row_bytes = sum(4 * (size.vision_width if s.layer is None else size.text_width) for s in sites)
-    labels = f"from {config.labels}" if config.labels else f"the dataset's, else judged ({settings.judge})"
+    judges.make(settings.judge, Lexicon(lexicon(settings)))
+    labels = f"the dataset's, else judged ({settings.judge})"
+    given = read_labels(config.labels) if config.labels else {}
+    if config.labels:
+        labels = f"{len(given)} from {config.labels}"
     if isinstance(config.dataset, WorldDataset):
         kinds = ", ".join(config.dataset.kinds or ("all",))
         data = f"{config.dataset.scenes} scenes of the embedded world; questions: {kinds}"
     else:
         examples = load_examples(config.dataset, scratch=config.run.folder)
+        if config.labels:
+            examples = join_labels(examples, given, config.labels)
+            labels += f", for {sum(LABEL in e.meta for e in examples)} of the questions"
         missing = check_images(examples)
         images = len({e.image_uri for e in examples})
         data = f"{len(examples)} questions about {images} images; {len(missing)} rows without their file"
