@@ -1,5 +1,6 @@
 """`tune/probe.py`: search, refit, compare, show.
 
+    <run>/plan.json       what it searches; another search does not mix with it
     <run>/search/         Ray Tune's snapshots
     <run>/trials.json     every trial, once the search is through
     <run>/winner/         the best probe, as jobs/probe.py keeps one
@@ -94,7 +95,7 @@ class ProbeSweep:
             raise DataError(expected="a site that can be probed", got=next(iter(refused.values())))
         skip = {"run", "resources", "activations", "dry_run", "seeds", "bootstrap", "confidence"}
         plan = self.inputs.identity() | self.config.model_dump(mode="json", exclude=skip)
-        agree_on_plan(Storage.at(self.folder.path / "plan"), plan)
+        agree_on_plan(Storage.at(self.folder.path), plan)
 
     def search(self, tracking: TrackedRun) -> list[Trial]:
         """Every trial; found finished, they are read."""

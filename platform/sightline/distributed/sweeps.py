@@ -1,7 +1,8 @@
 """A search on Ray Tune: Optuna's TPE proposes, ASHA stops what falls behind, MLflow sees each trial.
 
 Features reach the trials through Ray's object store: put there once a site, read in place by
-every trial on the machine (a standardised or bf16 head makes its own copy of its one site). They hold the rows to learn from and to choose by, never the test's.
+every trial on the machine (a standardised or bf16 head copies its own site). They hold the rows
+to learn from and to choose by, never the test's.
 
 What Ray leaves silent is checked here. A search that was killed before its first snapshot
 restores to one with a single trial and no error, so it is begun afresh; Ctrl-C would return
@@ -166,6 +167,7 @@ def _tuner(
             num_samples=settings.trials,
             # Unbounded, all proposals would be made before the first result is in.
             max_concurrent_trials=resources.workers,
+            trial_dirname_creator=_trial_id,
             search_alg=_optuna(data.space, settings),
             scheduler=ASHAScheduler(
                 time_attr="epoch",
@@ -182,6 +184,10 @@ def _tuner(
             verbose=0,
         ),
     )
+
+
+def _trial_id(trial: Any) -> str:
+    return str(trial.trial_id)
 
 
 def _optuna(space: SearchSpace, settings: SearchSettings) -> Any:

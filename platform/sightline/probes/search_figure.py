@@ -72,6 +72,7 @@ def _history(
             )
     axes.set_ylim(*limits)
     axes.set_xlabel("trial")
+    axes.locator_params(axis="x", integer=True)
     axes.set_ylabel("validation AUROC")
     _quiet(axes)
 
