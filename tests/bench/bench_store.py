@@ -3,9 +3,9 @@
 The same values in both: 10,000 rows at 11 sites (1152 and 10 x 2048), float32 that no
 half precision can hold, so ours gets no help from it. HALP's: ten files of 1,000 questions,
 one gzip dataset a site in one group a question, read as HALP's training scripts read them,
-a site at a time through all groups and files (eleven scripts, eleven passes). `halp_s` is that
-with each file opened once and each group visited once for all its sites, which is kinder
-than their scripts. Ours: `ActivationStore.features` of each site, as probes read it.
+vector by vector through all groups of all files. `halp_warm_s` visits each group once for
+all its sites, which is kinder than their eleven scripts, one a site: that is `halp_scripts_s`.
+Ours: `ActivationStore.features` of each site, as probes read it.
 
 Both end with eleven float32 matrices [N, D] in memory, compared bit for bit. Each is read
 with its files in the page cache (`ratio`), and after the kernel was asked to drop them

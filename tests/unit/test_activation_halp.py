@@ -6,7 +6,8 @@ import h5py
 import numpy as np
 import pytest
 
-from sightline.activations.halp import Convention, group_name, halp_sites, row_id
+from sightline.activations import halp_export
+from sightline.activations.halp import PART_ROWS, Convention, group_name, halp_sites, row_id
 from sightline.activations.halp_export import export_halp
 from sightline.activations.halp_import import import_halp, read_labels
 from sightline.activations.manifest import read_expected, write_manifest
@@ -138,11 +139,14 @@ def test_an_exported_file_is_what_halps_readers_expect(tmp_path):
         np.testing.assert_array_equal(vector[:], store.features("query_token.layer_11")[0])
 
 
-def test_a_thousand_questions_a_file(tmp_path):
-    store = our_store(tmp_path / "store", rows=1001, sites=(Site("vision_only"),))
-    assert len(export_halp(store, tmp_path / "halp").files) == 2
-    with h5py.File(tmp_path / "halp" / "some-vlm_embeddings_part_002.h5") as file:
-        assert len(file) == 1
+def test_a_thousand_questions_a_file(tmp_path, monkeypatch):
+    assert PART_ROWS == 1000
+    monkeypatch.setattr(halp_export, "PART_ROWS", 2)
+    store = our_store(tmp_path / "store", rows=5)
+    files = [f"some-vlm_embeddings_part_00{number}.h5" for number in (1, 2, 3)]
+    assert export_halp(store, tmp_path / "halp").files == tuple(files)
+    with h5py.File(tmp_path / "halp" / files[2]) as file:
+        assert list(file) == [group_name(store.ids[4])]
 
 
 def test_sites_without_a_place_are_named_or_refused(tmp_path):

@@ -207,6 +207,16 @@ def test_folders_that_are_no_store(tmp_path):
             ActivationStore.open(tmp_path)
 
 
+def test_places_that_cannot_be_read_or_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="a folder that can be read in .*/file"):
+        ActivationStore.open(tmp_path / "file")
+    with pytest.raises(StorageError, match="a folder that can be read in nowhere://bucket"):
+        ActivationStore.open("nowhere://bucket")
+    with pytest.raises(StorageError, match=r"to write part\.h5 in .*/file"):
+        write_part(tmp_path / "file" / "part.h5", **GOOD)
+
+
 def test_wrong_questions_to_a_store(tmp_path):
     store, _, _ = build(tmp_path)
     with pytest.raises(DataError, match=r"a site among vision_only, .*got 'query_token\.layer_9'"):
@@ -227,9 +237,9 @@ GOOD = {
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"ids": ["a", "a"]}, DataError, "'a' more than once"),
+        ({"ids": ["a", "a"]}, DataError, "'a' 2 times"),
         ({"ids": ["a", ""]}, DataError, "ids of one or more characters"),
-        ({"ids": ["a", "b\0"]}, DataError, "none of them NUL"),
+        ({"ids": ["a", "b\0"]}, DataError, "without NUL"),
         ({"ids": ["a"]}, DataError, r"vision_only as \[1, D\]"),
         ({"features": {"vision": np.ones((2, 3))}}, ConfigError, "a site"),
         ({"features": {"vision_only": np.ones(2)}}, DataError, r"vision_only as \[2, D\]"),

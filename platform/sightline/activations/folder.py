@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 from sightline.errors import StorageError
@@ -33,12 +36,16 @@ class Folder:
 
     def sizes(self) -> dict[str, int]:
         """Every file directly in the folder, with its size in bytes; {} if there is no folder."""
-        files = self._filesystem.get_file_info(pafs.FileSelector(self._path(""), allow_not_found=True))
+        with self._clear("a folder that can be read"):
+            files = self._filesystem.get_file_info(pafs.FileSelector(self._path(""), allow_not_found=True))
         return {f.base_name: int(f.size) for f in files if f.type == pafs.FileType.File}
 
     def read(self, name: str) -> bytes:
-        """One whole file. Raises `FileNotFoundError` or another `OSError`."""
-        with self._filesystem.open_input_stream(self._path(name)) as stream:
+        """One whole file. Raises `StorageError` if it cannot be read."""
+        with (
+            self._clear(f"a file {name} that can be read"),
+            self._filesystem.open_input_stream(self._path(name)) as stream,
+        ):
             return bytes(stream.read())
 
     def open(self, name: str) -> Any:
@@ -50,19 +57,29 @@ class Folder:
     def write(self, name: str, data: bytes) -> None:
         """Write one whole file; a reader never sees half of it, even after a power cut.
 
-        The temporary file lies in `.tmp`, which the engine empties at the end of a run.
+        The temporary file lies in `.tmp`, which the engine empties at the end of a run. Raises
+        `StorageError` if the folder cannot be written to.
         """
-        temporary = self._path(f"{_TEMPORARY}/{uuid.uuid4().hex}-{name}")
-        self._filesystem.create_dir(self._path(_TEMPORARY), recursive=True)
-        if self._is_local:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        else:
-            with self._filesystem.open_output_stream(temporary) as stream:
-                stream.write(data)
-        self._filesystem.move(temporary, self._path(name))
+        with self._clear(f"to write {name}"):
+            temporary = self._path(f"{_TEMPORARY}/{uuid.uuid4().hex}-{name}")
+            self._filesystem.create_dir(self._path(_TEMPORARY), recursive=True)
+            if self._is_local:
+                with open(temporary, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+            else:
+                with self._filesystem.open_output_stream(temporary) as stream:
+                    stream.write(data)
+            self._filesystem.move(temporary, self._path(name))
+
+    @contextmanager
+    def _clear(self, wish: str) -> Iterator[None]:
+        """What a file system says becomes a `StorageError` that names the folder."""
+        try:
+            yield
+        except (OSError, pa.ArrowException) as error:
+            raise StorageError(expected=f"{wish} in {self.uri}", got=str(error)) from error
 
     @property
     def _is_local(self) -> bool:

@@ -82,14 +82,14 @@ def write_manifest(
 
 def read_manifest(folder: Folder) -> Manifest:
     """The manifest of a store. Raises `StorageError` if there is none, or none of ours."""
-    try:
-        value = json.loads(folder.read(MANIFEST))
-    except FileNotFoundError as error:
+    if MANIFEST not in folder.sizes():
         raise StorageError(
             expected=f"a store of activations at {folder.uri}",
             got=f"no {MANIFEST} there",
             hint="name a folder that `python jobs/extract.py` wrote; if that run was cut off, start it again",
-        ) from error
+        )
+    try:
+        value = json.loads(folder.read(MANIFEST))
     except ValueError as error:
         raise StorageError(expected=f"{MANIFEST} of {folder.uri} to be JSON", got=str(error)) from error
     if not isinstance(value, dict) or value.get("format") != FORMAT:
@@ -117,7 +117,7 @@ def read_expected(folder: Folder) -> dict[str, str]:
     try:
         table = pq.read_table(io.BytesIO(folder.read(EXPECTED)))
         return dict(zip(table["id"].to_pylist(), table["error"].to_pylist(), strict=True))
-    except (OSError, KeyError, pa.ArrowException) as error:
+    except (KeyError, pa.ArrowException) as error:
         raise StorageError(expected=f"a readable {EXPECTED} in {folder.uri}", got=str(error)) from error
 
 

@@ -15,6 +15,7 @@ import dataclasses
 import hashlib
 import io
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ def write_part(
 ) -> PartRecord:
     """Write one part, whole or not at all, to a path or URI; its folder is made if need be.
 
-    `features` maps site names to [N, D]; `columns` maps names to N texts, numbers or None
+    `features` maps site names to [N, D], taken as float32; `columns` maps names to N texts, numbers or None
     (a number becomes NaN, a text ""). Memory: two copies of the part. Raises `DataError`
     before anything is written if an id repeats or is empty, lengths differ, a name is no
     site, or a value is not finite (find those rows first with `nonfinite_rows`). A part of
@@ -159,13 +160,13 @@ def _checked(
 ) -> tuple[list[str], dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Ids as str, features as float32 [N, D], columns as arrays [N]; or `DataError`."""
     found = [str(value) for value in ids]
-    if len(set(found)) < len(found):
-        twice = sorted(value for value in set(found) if found.count(value) > 1)
-        raise DataError(expected="every id once in a part", got=f"{twice[0]!r} more than once")
-    if any(not value or _clean(value) != value for value in found):
-        raise DataError(
-            expected="ids of one or more characters that UTF-8 can hold, none of them NUL", got="other"
-        )
+    for value, times in Counter(found).items():
+        if times > 1:
+            raise DataError(expected="every id once in a part", got=f"{value!r} {times} times")
+        if not value or _clean(value) != value:
+            raise DataError(
+                expected="ids of one or more characters, in UTF-8 and without NUL", got=repr(value)
+            )
     matrices = {Site.parse(name).name: np.asarray(values, np.float32) for name, values in features.items()}
     for name, matrix in matrices.items():
         if matrix.ndim != 2 or len(matrix) != len(found):

@@ -6,7 +6,7 @@ back. Any other is kept as float32. So nothing is ever rounded, and nobody has t
 
 bfloat16 is written as an HDF5 type of its own, which every HDF5 reader (h5py, h5dump,
 MATLAB) understands as a number. Those convert value by value; `read` moves raw halves and
-widens them at once, which is some two hundred times faster.
+widens them at once, which is some hundred times faster.
 """
 
 from __future__ import annotations

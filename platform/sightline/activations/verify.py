@@ -100,7 +100,11 @@ def _is_part(name: str) -> bool:
 
 
 def _check_part(place: Folder, part: PartRecord, manifest: Manifest, found: _Findings) -> None:
-    data = place.read(part.name)
+    try:
+        data = place.read(part.name)
+    except StorageError as error:
+        found.faults.append(f"{part.name}: {error}")
+        return
     found.bytes += len(data)
     if len(data) != part.bytes:
         what = "cut short" if len(data) < part.bytes else "too long"
@@ -149,7 +153,7 @@ def _check_ids(place: Folder, manifest: Manifest, found: _Findings) -> tuple[int
         if hashlib.sha256(data).hexdigest() != manifest.expected_sha256:
             found.faults.append(f"{EXPECTED}: changed since it was written (SHA-256 differs)")
         expected = read_expected(place)
-    except (FileNotFoundError, StorageError) as error:
+    except StorageError as error:
         found.faults.append(f"{EXPECTED}: {error}")
         return 0, 0
     wanted = {row_id for row_id, reason in expected.items() if not reason}
