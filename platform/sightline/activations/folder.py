@@ -52,7 +52,8 @@ class Folder:
         """What `h5py.File` takes: a path on a disk, a seekable file in a bucket."""
         if self._is_local:
             return self._path(name)
-        return self._filesystem.open_input_file(self._path(name))
+        with self._clear(f"a file {name} that can be read"):
+            return self._filesystem.open_input_file(self._path(name))
 
     def write(self, name: str, data: bytes) -> None:
         """Write one whole file; a reader never sees half of it, even after a power cut.
