@@ -10,6 +10,7 @@ Ours: `ActivationStore.features` of each site, as probes read it.
 Both end with eleven float32 matrices [N, D] in memory, compared bit for bit. Each is read
 with its files in the page cache (`ratio`), and after the kernel was asked to drop them
 (`ratio_cold`; a disk may still remember); sides and rounds alternate, the best of each counts.
+`ratio_processor` compares processor time, which other work on the machine changes little;
 `ratio_one_site` is the reading of one site, as one probe needs it; `ratio_bfloat16` repeats
 `ratio` with values of a model that ran in bf16, which both sides then store in less.
 The last line is one JSON object.
@@ -99,10 +100,11 @@ def drop_from_cache(folder: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def timed(function: Callable[..., Matrices], *arguments) -> tuple[Matrices, float]:
-    started = time.perf_counter()
+def timed(function: Callable[..., Matrices], *arguments) -> tuple[Matrices, float, float]:
+    """What it returns, the seconds it took, and those of the processor."""
+    started, busy = time.perf_counter(), time.process_time()
     found = function(*arguments)
-    return found, time.perf_counter() - started
+    return found, time.perf_counter() - started, time.process_time() - busy
 
 
 def equal(ours: Matrices, theirs: Matrices, order: np.ndarray) -> bool:
@@ -136,8 +138,9 @@ def compare(folder: Path, options: dict[str, int], *, half: bool) -> dict[str, f
             for side, (read, place) in sides.items():
                 if state == "cold":
                     drop_from_cache(place)
-                matrices[side], taken = timed(read, place, SITES)
+                matrices[side], taken, busy = timed(read, place, SITES)
                 seconds.setdefault(f"{side}_{state}", []).append(taken)
+                seconds.setdefault(f"{side}_processor", []).append(busy)
             same = same and equal(matrices["ours"], matrices["halp"], order)
             del matrices
         for side, (read, place) in sides.items():
@@ -161,6 +164,7 @@ def main(argv: Sequence[str]) -> None:
     result = {
         "bench": "store",
         "ratio": round(whole["halp_warm"] / whole["ours_warm"], 1),
+        "ratio_processor": round(whole["halp_processor"] / whole["ours_processor"], 1),
         "ratio_cold": round(whole["halp_cold"] / whole["ours_cold"], 1),
         "ratio_one_site": round(whole["halp_one"] / whole["ours_one"], 1),
         "ratio_scripts": round(whole["halp_scripts"] / whole["ours_warm"], 1),
@@ -171,6 +175,7 @@ def main(argv: Sequence[str]) -> None:
             f"{name}_s": round(whole[name], 3)
             for name in ("ours_warm", "halp_warm", "ours_cold", "halp_cold")
         },
+        **{f"{side}_processor_s": round(whole[f"{side}_processor"], 3) for side in ("ours", "halp")},
         "halp_scripts_s": round(whole["halp_scripts"], 3),
         "ours_bfloat16_s": round(half["ours_warm"], 3),
         **{f"{side}_mib": round(whole[f"{side}_mib"]) for side in ("ours", "halp")},
