@@ -119,8 +119,16 @@ def test_a_run_is_resumed_probe_by_probe(settings, tmp_path):
     assert {name for name in trained if kept[name] != again[name]} == {"query_token.layer_0"}
     after = json.loads((lost / "results.json").read_text())["test_set"]
     assert after == pytest.approx(before, abs=1e-6)  # alone or in a bank: the same probe
-    with pytest.raises(StorageError, match=r"probe\.lr"):
-        probe(*settings, "probe.lr=0.1")
+    for other, named in (("probe.lr=0.1", r"probe\.lr"), ("seeds=[7]", "first_seed: 42 -> 7")):
+        with pytest.raises(StorageError, match=named):
+            probe(*settings, other)
+
+
+def test_halps_own_protocol_has_no_validation_rows(settings, tmp_path):
+    probe("--config", str(ROOT / "configs" / "probe" / "halp.yaml"), *settings, "run.name=halp")
+    report = json.loads((tmp_path / "runs" / "halp" / "report.json").read_text())
+    assert (report["split"], report["best_chosen_on"]) == ("question", "test rows")
+    assert report["rows"]["valid"]["n"] == 0
 
 
 def test_further_seeds_have_folders_of_their_own_and_mlflow_a_run_a_probe(settings, tmp_path):

@@ -104,6 +104,8 @@ class ProbeRun:
             "label": self.config.label,
             "probe": self.config.probe.model_dump(mode="json"),
             "split": self.config.split.model_dump(mode="json"),
+            "first_seed": self.config.seeds[0],
+            "intervals": [self.config.bootstrap, self.config.confidence],
         }
         storage = Storage.at(self.folder.path / "probes")
         storage.clear_temporary()
