@@ -21,7 +21,7 @@ from sightline.config.probing import ProbeSettings
 from sightline.errors import DataError
 from sightline.probes import heads
 from sightline.probes.artifact import Probe
-from sightline.probes.epochs import Epoch, run_epochs
+from sightline.probes.epochs import Epoch, Task, run_epochs
 
 FEWEST_ROWS = 20
 
@@ -77,11 +77,11 @@ def refusals(features: Mapping[str, FloatFeatures], labels_N: npt.ArrayLike) -> 
 def _fault(features_ND: FloatFeatures) -> str:
     if features_ND.ndim != 2 or not features_ND.shape[1]:
         return f"expected features (N, D), got shape {features_ND.shape}"
-    spread_D = np.ptp(features_ND, axis=0)  # NaN and infinity come through
-    if not np.isfinite(spread_D).all():
+    if not np.isfinite(features_ND.sum(dtype=np.float64)):
         bad = int((~np.isfinite(features_ND).all(axis=1)).sum())
         return f"NaN or infinity in {bad} of {len(features_ND)} rows; extract them again or leave them out"
-    if not spread_D.any():
+    first = features_ND[:1]
+    if (features_ND[:64] == first).all() and (features_ND == first).all():
         return (
             "the feature is the same vector in every row, so it can say nothing about any of them. "
             "That is what the embedding of a fixed token is: the last token of a question is often "
@@ -152,41 +152,24 @@ def _trained(
     device: torch.device,
     on_epoch: Callable[[tuple[str, int], Epoch], None] | None,
 ) -> dict[tuple[str, int], Trained]:
-    """The heads that learn by gradient. Rows are copied once, or not at all where they lie in a stretch."""
+    """The heads that learn by gradient; float32 features that are not standardised are never copied."""
     keys = [(site, seed) for site in features for seed in seeds]
-    sides: list[tuple[FloatFeatures, FloatFeatures]] = []
-    scaling: list[heads.Weights] = []
-    for x in features.values():
-        learn, check = _rows(x, train), _rows(x, valid)
-        found = heads.standardization(learn) if heads.standardizes(settings) else {}
-        if found:
-            learn, check = learn - found["input.mean"], check - found["input.mean"]
-            for side in (learn, check):
-                side /= found["input.scale"]
-        sides.append((learn, check))
-        scaling.append(found)
-    finished = run_epochs(
-        sides,
-        (labels_N[train], labels_N[valid]),
-        row_weights(labels_N[train], settings),
-        settings,
-        seeds,
-        device,
-        on_epoch and (lambda s, epoch: on_epoch(keys[s], epoch)),
-    )
+    scaling = [
+        heads.standardization(x[train]) if heads.standardizes(settings) else {} for x in features.values()
+    ]
+    seen = [
+        (x - found["input.mean"]) / found["input.scale"] if found else x
+        for x, found in zip(features.values(), scaling, strict=True)
+    ]
+    task = Task(seen, labels_N, train, valid, row_weights(labels_N[train], settings))
+    tell = on_epoch and (lambda s, epoch: on_epoch(keys[s], epoch))
+    finished = run_epochs(task, settings, seeds, device, tell)
     trained = {}
     for i, (key, head) in enumerate(zip(keys, finished, strict=True)):
         weights = scaling[i // len(seeds)] | head.weights
         probe = _probe(*key, settings, weights, len(train))
         trained[key] = Trained(probe, head.history, head.stopped)
     return trained
-
-
-def _rows(features_ND: FloatFeatures, index: npt.NDArray[np.int64]) -> FloatFeatures:
-    """The chosen rows; a rising stretch of them is a view (a search's trials share their features)."""
-    if len(index) and (np.diff(index) == 1).all():
-        return features_ND[index[0] : index[-1] + 1]
-    return features_ND[index]
 
 
 def _mass_mean(

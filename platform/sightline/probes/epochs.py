@@ -4,12 +4,13 @@ Heads are ordered site by site, and within a site seed by seed. What is random c
 the seed alone, in three streams (start, order, dropout), so neither more sites nor more
 epochs disturb a head.
 
-Legend: S heads = sites x R seeds, B batch, N training rows, M validation rows.
+Legend: S heads = sites x R seeds, B batch, N rows: n of them to learn from, M to validate.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -58,45 +59,50 @@ class _Course:
     best_epoch: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is learned from: each site's features (N, D), the labels, and the rows of two sides."""
+
+    features: Sequence[npt.NDArray[np.float32]]
+    labels_N: npt.NDArray[np.int64]
+    train: npt.NDArray[np.int64]
+    valid: npt.NDArray[np.int64]
+    row_weights_n: npt.NDArray[np.float32]
+    """In the loss, of the training rows in their order."""
+
+
 def run_epochs(
-    sides: Sequence[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]],
-    labels: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
-    row_weights_N: npt.NDArray[np.float32],
+    task: Task,
     settings: ProbeSettings,
     seeds: Sequence[int],
     device: torch.device,
     on_epoch: Callable[[int, Epoch], None] | None = None,
 ) -> list[Finished]:
-    """Train a head for every site x seed; `sides` holds each site's (training, validation) features.
+    """Train a head for every site x seed.
 
     With `settings.patience` a head keeps its best epoch and leaves the stack when it has not
     improved for so long; otherwise all run to the end and keep their last weights. `on_epoch`
     hears of every head's epochs; what it raises ends the training.
     """
     with torch.no_grad():
-        return _Epochs(sides, labels, row_weights_N, settings, seeds, device).run(on_epoch)
+        return _Epochs(task, settings, seeds, device).run(on_epoch)
 
 
 class _Epochs:
-    def __init__(
-        self,
-        sides: Sequence[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]],
-        labels: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
-        row_weights_N: npt.NDArray[np.float32],
-        settings: ProbeSettings,
-        seeds: Sequence[int],
-        device: torch.device,
-    ):
+    def __init__(self, task: Task, settings: ProbeSettings, seeds: Sequence[int], device: torch.device):
         dtype = getattr(torch, settings.precision)
         self._settings, self._seeds, self._device = settings, seeds, device
-        self._train = [torch.from_numpy(learn).to(device, dtype) for learn, _ in sides]
-        self._valid = [torch.from_numpy(check).to(device, dtype) for _, check in sides]
-        self._targets_N = torch.from_numpy(labels[0].astype(np.float32)).to(device)
-        self._valid_labels_M = labels[1]
-        self._row_weights_N = torch.from_numpy(row_weights_N).to(device)
+        self._features = [_shared(x).to(device, dtype) for x in task.features]
+        self._train_n = torch.from_numpy(task.train).to(device)
+        self._valid_M = torch.from_numpy(task.valid).to(device)
+        self._targets_n = torch.from_numpy(task.labels_N[task.train].astype(np.float32)).to(device)
+        self._valid_labels_M = task.labels_N[task.valid]
+        self._row_weights_n = torch.from_numpy(task.row_weights_n).to(device)
         hidden = heads.hidden_widths(settings)
         starts = [
-            heads.initial(x.shape[1], hidden, generator(seed, "start")) for x in self._train for seed in seeds
+            heads.initial(x.shape[1], hidden, generator(seed, "start"))
+            for x in self._features
+            for seed in seeds
         ]
         self._stack = Stack(starts, settings, choose(device, dtype))
         self._courses = [_Course() for _ in starts]
@@ -117,23 +123,24 @@ class _Epochs:
 
     def _epoch(self) -> list[float]:
         """One pass over the training rows; each head's mean loss."""
-        count = len(self._targets_N)
-        order_RN = torch.stack([torch.randperm(count, generator=g) for g in self._orders]).to(self._device)
-        sites = len(self._train)
+        count = len(self._targets_n)
+        order_Rn = torch.stack([torch.randperm(count, generator=g) for g in self._orders]).to(self._device)
+        sites = len(self._features)
         sums_S = torch.zeros(len(self._courses), device=self._device)
         seen = 0
-        for rows_RB in self._batches(order_RN):
-            inputs = [x.index_select(0, rows_B) for x in self._train for rows_B in rows_RB]
-            targets_BS = self._targets_N[rows_RB].T.repeat(1, sites)
-            weights_BS = self._row_weights_N[rows_RB].T.repeat(1, sites)
+        for rows_RB in self._batches(order_Rn):
+            table_RB = self._train_n[rows_RB]
+            inputs = [x.index_select(0, rows_B) for x in self._features for rows_B in table_RB]
+            targets_BS = self._targets_n[rows_RB].T.repeat(1, sites)
+            weights_BS = self._row_weights_n[rows_RB].T.repeat(1, sites)
             masks = self._masks(rows_RB.shape[1])
             sums_S += self._stack.step(inputs, targets_BS, weights_BS, masks) * rows_RB.shape[1]
             seen += rows_RB.shape[1]
         return (sums_S / seen).tolist()
 
-    def _batches(self, order_RN: torch.Tensor) -> Iterator[torch.Tensor]:
+    def _batches(self, order_Rn: torch.Tensor) -> Iterator[torch.Tensor]:
         """(R, B) row numbers; the last batch may be short, but BatchNorm cannot learn from one row."""
-        for rows_RB in order_RN.split(self._settings.batch_size, dim=1):
+        for rows_RB in order_Rn.split(self._settings.batch_size, dim=1):
             if rows_RB.shape[1] > 1:
                 yield rows_RB
 
@@ -144,13 +151,13 @@ class _Epochs:
             return []
         drawn = [torch.rand(rows, sum(widths), generator=g) for g in self._dropouts]
         kept_BRH = (torch.stack(drawn, dim=1) >= drop).to(self._device, torch.float32) / (1.0 - drop)
-        return [mask_BRH.repeat(1, len(self._train), 1) for mask_BRH in kept_BRH.split(widths, dim=2)]
+        return [mask_BRH.repeat(1, len(self._features), 1) for mask_BRH in kept_BRH.split(widths, dim=2)]
 
     def _valid_logits(self) -> torch.Tensor:
         chunks = []
-        for start in range(0, len(self._valid_labels_M), _VALID_ROWS):
-            rows = slice(start, start + _VALID_ROWS)
-            chunks.append(self._stack.logits([x[rows] for x in self._valid for _ in self._seeds]))
+        for rows_B in self._valid_M.split(_VALID_ROWS):
+            inputs = [x.index_select(0, rows_B) for x in self._features]
+            chunks.append(self._stack.logits([x_BD for x_BD in inputs for _ in self._seeds]))
         return torch.cat(chunks).T.float().cpu()
 
     def _note(self, s: int, epoch: int, train_loss: float, logits_M: torch.Tensor | None) -> None:
@@ -173,6 +180,13 @@ class _Epochs:
         state = course.best or self._stack.state(s)
         weights = {name: tensor.cpu().numpy() for name, tensor in state.items()}
         return Finished(weights, tuple(course.history), course.best_epoch or len(course.history))
+
+
+def _shared(features_ND: npt.NDArray[np.float32]) -> torch.Tensor:
+    """The same memory, which is only read: features that Ray shares cannot be written, and need not be."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(features_ND)
 
 
 def generator(seed: int, stream: str) -> torch.Generator:
