@@ -97,10 +97,10 @@ def test_trials_are_given_no_test_rows(ray_session, settings, tmp_path, monkeypa
         assert not rows & tested
 
 
-def test_a_killed_search_goes_on(settings, tmp_path):
+def test_a_killed_search_goes_on(ray_session, settings, tmp_path):
     """SIGKILL after some trials; the second start finishes with as many trials as asked, each once."""
     command = [sys.executable, str(SCRIPT), *settings, "search.trials=6", "resources.workers=1"]
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    environment = os.environ | {"RAY_ADDRESS": ray_session.address}
     log = (tmp_path / "first.log").open("w")
     first = subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True
