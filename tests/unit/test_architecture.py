@@ -247,7 +247,7 @@ def config_files(suffix: str) -> list[Path]:
 
 @pytest.mark.parametrize("path", config_files(".yaml"), ids=lambda p: str(p.relative_to(ROOT / "configs")))
 def test_every_config_loads(path):
-    """configs/<job>/x.yaml goes through that job's schema, configs/tune/<sweep>_x.yaml through the sweep's."""
+    """configs/<job>/x.yaml goes through that job's schema, configs/tune/<sweep>_x.yaml the sweep's."""
     job = path.relative_to(ROOT / "configs").parts[0]
     job = f"sweep_{path.stem.partition('_')[0]}" if job == "tune" else job
     parse(schema_of(job), ["--config", str(path)])

@@ -162,7 +162,11 @@ def _trained(
         for x, found in zip(features.values(), scaling, strict=True)
     ]
     task = Task(seen, labels_N, train, valid, row_weights(labels_N[train], settings))
-    tell = on_epoch and (lambda s, epoch: on_epoch(keys[s], epoch))
+
+    def tell(s: int, epoch: Epoch) -> None:
+        if on_epoch:
+            on_epoch(keys[s], epoch)
+
     finished = run_epochs(task, settings, seeds, device, tell)
     trained = {}
     for i, (key, head) in enumerate(zip(keys, finished, strict=True)):
