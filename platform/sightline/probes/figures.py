@@ -41,7 +41,7 @@ _MARKERS = {
 _LABEL_GAP = 0.05
 """Least distance of controls' names, as a share of the axis."""
 _SHORT = {"question_type": "question's kind", "text_only": "question's words", "image_only": "image"}
-_STYLE: Any = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9.0,
     "svg.fonttype": "none",
@@ -58,7 +58,7 @@ _STYLE: Any = {
 
 def bank_png(report: Mapping[str, Any]) -> bytes:
     """AUROC by layer and site with intervals, over all questions and within kinds, beside the controls."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = _figure(11.6, 5.0)
         _bank(figure, report, top=0.775)
         _caption(figure, report)
@@ -67,7 +67,7 @@ def bank_png(report: Mapping[str, Any]) -> bytes:
 
 def bank_svg(report: Mapping[str, Any]) -> str:
     """The same without its headline, for the page."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = _figure(10.6, 4.2)
         _bank(figure, report, top=0.86)
         return _svg(figure, "bank")
@@ -75,7 +75,7 @@ def bank_svg(report: Mapping[str, Any]) -> str:
 
 def confusion_png(result: Mapping[str, Any]) -> bytes:
     """Counts at the chosen threshold, with each row's share."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = _figure(4.2, 3.7)
         axes = figure.add_axes((0.26, 0.2, 0.7, 0.62))
         _confusion(axes, result)
@@ -85,7 +85,7 @@ def confusion_png(result: Mapping[str, Any]) -> bytes:
 
 def roc_png(result: Mapping[str, Any]) -> bytes:
     """The ROC curve with its area and interval."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = _figure(4.2, 4.2)
         _roc(figure.add_axes((0.15, 0.13, 0.81, 0.72)), result)
         _title(figure, result, f"AUROC {interval(result['auroc'])}")
@@ -94,7 +94,7 @@ def roc_png(result: Mapping[str, Any]) -> bytes:
 
 def history_png(result: Mapping[str, Any]) -> bytes:
     """Loss and validation AUROC by epoch; the epoch that was kept is marked."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = _figure(7.4, 3.2)
         loss, area = figure.add_axes((0.075, 0.15, 0.40, 0.60)), figure.add_axes((0.57, 0.15, 0.40, 0.60))
         _history(loss, result, (("train_loss", "training", PALE), ("valid_loss", "validation", "#0f766e")))
@@ -108,7 +108,7 @@ def history_png(result: Mapping[str, Any]) -> bytes:
 
 def calibration_png(result: Mapping[str, Any]) -> bytes:
     """Predicted against observed share, before and after calibration."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = _figure(4.2, 4.2)
         _calibration(figure.add_axes((0.15, 0.13, 0.81, 0.72)), result)
         _title(figure, result, f"ECE {_number(result['ece'])}")
@@ -117,7 +117,7 @@ def calibration_png(result: Mapping[str, Any]) -> bytes:
 
 def best_svg(result: Mapping[str, Any]) -> str:
     """One probe's four panels in a row, for the page."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = _figure(10.6, 2.9)
         panels = [figure.add_axes((0.045 + 0.25 * i, 0.17, 0.19, 0.68)) for i in range(4)]
         titles = ("ROC", "calibration", "answering the least suspect", "loss by epoch")

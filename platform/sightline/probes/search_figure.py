@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sightline.activations.sites import EMBEDDING, KINDS, Site
-from sightline.probes.figures import _STYLE, INK, KIND_COLORS, MUTED, PALE, RULE
+from sightline.probes.figures import INK, KIND_COLORS, MUTED, PALE, RULE, STYLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +32,7 @@ def search_png(report: Mapping[str, Any]) -> bytes:
     from matplotlib.figure import Figure
 
     trials = [trial for trial in report["trials"] if not _lost(trial)]
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11.6, 7.6))
         grid = figure.add_gridspec(
             2, 12, left=0.065, right=0.975, top=0.845, bottom=0.075, hspace=0.42, wspace=2.4
