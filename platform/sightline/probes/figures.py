@@ -1,4 +1,4 @@
-"""The probes' figures: the bank at a glance, and four of each probe.
+"""One probe's figures, and the look that all figures of probes share.
 
 Drawn by matplotlib on its object interface: no display is needed, and the style is put
 back after each figure. PNG for folders and the README, SVG for the page.
@@ -7,7 +7,6 @@ back after each figure. PNG for folders and the README, SVG for the page.
 from __future__ import annotations
 
 import io
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,22 +24,6 @@ KIND_COLORS = {
     "answer_mean": "#2f6fb0",
     "vision_only": "#8a5a2b",
 }
-CONTROL_COLORS = {
-    "question_type": "#b4530a",
-    "text_only": "#a3324a",
-    "image_only": "#8a5a2b",
-    "shuffled_labels": "#98a2ae",
-}
-_MARKERS = {
-    "query_token": "o",
-    "prompt_token": "v",
-    "vision_token": "s",
-    "answer_mean": "^",
-    "vision_only": "D",
-}
-_LABEL_GAP = 0.05
-"""Least distance of controls' names, as a share of the axis."""
-_SHORT = {"question_type": "question's kind", "text_only": "question's words", "image_only": "image"}
 STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9.0,
@@ -56,46 +39,29 @@ STYLE: Any = {
 }
 
 
-def bank_png(report: Mapping[str, Any]) -> bytes:
-    """AUROC by layer and site with intervals, over all questions and within kinds, beside the controls."""
-    with mpl.rc_context(STYLE):
-        figure = _figure(11.6, 5.0)
-        _bank(figure, report, top=0.775)
-        _caption(figure, report)
-        return _png(figure)
-
-
-def bank_svg(report: Mapping[str, Any]) -> str:
-    """The same without its headline, for the page."""
-    with mpl.rc_context(STYLE):
-        figure = _figure(10.6, 4.2)
-        _bank(figure, report, top=0.86)
-        return _svg(figure, "bank")
-
-
 def confusion_png(result: Mapping[str, Any]) -> bytes:
     """Counts at the chosen threshold, with each row's share."""
     with mpl.rc_context(STYLE):
-        figure = _figure(4.2, 3.7)
+        figure = blank(4.2, 3.7)
         axes = figure.add_axes((0.26, 0.2, 0.7, 0.62))
         _confusion(axes, result)
         _title(figure, result, f"threshold {result['best_threshold']['threshold']:.2f}")
-        return _png(figure)
+        return png(figure)
 
 
 def roc_png(result: Mapping[str, Any]) -> bytes:
     """The ROC curve with its area and interval."""
     with mpl.rc_context(STYLE):
-        figure = _figure(4.2, 4.2)
+        figure = blank(4.2, 4.2)
         _roc(figure.add_axes((0.15, 0.13, 0.81, 0.72)), result)
         _title(figure, result, f"AUROC {interval(result['auroc'])}")
-        return _png(figure)
+        return png(figure)
 
 
 def history_png(result: Mapping[str, Any]) -> bytes:
     """Loss and validation AUROC by epoch; the epoch that was kept is marked."""
     with mpl.rc_context(STYLE):
-        figure = _figure(7.4, 3.2)
+        figure = blank(7.4, 3.2)
         loss, area = figure.add_axes((0.075, 0.15, 0.40, 0.60)), figure.add_axes((0.57, 0.15, 0.40, 0.60))
         _history(loss, result, (("train_loss", "training", PALE), ("valid_loss", "validation", "#0f766e")))
         _history(area, result, (("valid_auroc", "validation", "#0f766e"),))
@@ -103,22 +69,22 @@ def history_png(result: Mapping[str, Any]) -> bytes:
         area.set_title("AUROC on validation rows", loc="left", fontsize=9, color=MUTED)
         kept = f"epoch {result['stopped']} kept" if result["stopped"] else "nothing is trained"
         _title(figure, result, kept)
-        return _png(figure)
+        return png(figure)
 
 
 def calibration_png(result: Mapping[str, Any]) -> bytes:
     """Predicted against observed share, before and after calibration."""
     with mpl.rc_context(STYLE):
-        figure = _figure(4.2, 4.2)
+        figure = blank(4.2, 4.2)
         _calibration(figure.add_axes((0.15, 0.13, 0.81, 0.72)), result)
-        _title(figure, result, f"ECE {_number(result['ece'])}")
-        return _png(figure)
+        _title(figure, result, f"ECE {number(result['ece'])}")
+        return png(figure)
 
 
 def best_svg(result: Mapping[str, Any]) -> str:
     """One probe's four panels in a row, for the page."""
     with mpl.rc_context(STYLE):
-        figure = _figure(10.6, 2.9)
+        figure = blank(10.6, 2.9)
         panels = [figure.add_axes((0.045 + 0.25 * i, 0.17, 0.19, 0.68)) for i in range(4)]
         titles = ("ROC", "calibration", "answering the least suspect", "loss by epoch")
         for axes, title in zip(panels, titles, strict=True):
@@ -129,7 +95,7 @@ def best_svg(result: Mapping[str, Any]) -> str:
         _history(
             panels[3], result, (("train_loss", "training", PALE), ("valid_loss", "validation", "#0f766e"))
         )
-        return _svg(figure, "best")
+        return svg(figure, "best")
 
 
 def interval(estimate: Mapping[str, Any] | None) -> str:
@@ -137,150 +103,8 @@ def interval(estimate: Mapping[str, Any] | None) -> str:
     if estimate is None or estimate["value"] is None:
         return "\N{EN DASH}"
     if estimate["low"] is None:
-        return _number(estimate["value"])
-    return f"{_number(estimate['value'])} ({_number(estimate['low'])} to {_number(estimate['high'])})"
-
-
-def _bank(figure: Figure, report: Mapping[str, Any], *, top: float) -> None:
-    """Two panels on one scale: all questions, and within kinds of question."""
-    bottom, tall = 0.125, top - 0.125
-    left = figure.add_axes((0.05, bottom, 0.345, tall))
-    right = figure.add_axes((0.53, bottom, 0.345, tall), sharey=left)
-    left.set_ylim(*_range(report))
-    places = _places(report["sites"])
-    for axes, key, title in (
-        (left, "auroc", "All questions"),
-        (right, "within_kind", "Within one kind of question"),
-    ):
-        axes.set_title(title, loc="left", fontsize=10, color=INK, pad=7)
-        _control_lines(axes, report["controls"], key)
-        _site_lines(axes, report["sites"], places, key, label=axes is left)
-        _layer_axis(axes, places)
-    left.set_ylabel("AUROC on test rows")
-    right.tick_params(labelleft=False)
-    handles, names = left.get_legend_handles_labels()
-    figure.legend(
-        handles,
-        names,
-        loc="lower right",
-        bbox_to_anchor=(0.995, top + 0.065),
-        ncols=len(names),
-        frameon=False,
-        fontsize=8.5,
-        handletextpad=0.5,
-        columnspacing=1.6,
-    )
-
-
-def _range(report: Mapping[str, Any]) -> tuple[float, float]:
-    """Of the AUROC axis: all intervals, and chance."""
-    bounds = [
-        bound
-        for each in [*report["sites"], *report["controls"].values()]
-        for key in ("auroc", "within_kind")
-        if each[key]
-        for bound in (each[key]["low"], each[key]["high"], each[key]["value"])
-        if bound is not None
-    ]
-    return min([0.47, *bounds]) - 0.02, min(1.005, max([0.6, *bounds]) + 0.03)
-
-
-def _places(sites: Sequence[Mapping[str, Any]]) -> dict[Any, int]:
-    """Where each layer stands: the vision tower first, then the embedding and the layers, evenly."""
-    layers = sorted({each["layer"] for each in sites if each["layer"] is not None})
-    first = [None] if any(each["layer"] is None for each in sites) else []
-    return {layer: i for i, layer in enumerate([*first, *layers])}
-
-
-def _layer_axis(axes: Axes, places: Mapping[Any, int]) -> None:
-    names = {None: "vision\ntower", -1: "embed-\nding"}
-    axes.set_xticks(list(places.values()), [names.get(layer, str(layer)) for layer in places])
-    axes.set_xlim(-0.5, len(places) - 0.5)
-    axes.set_xlabel("decoder block")
-    axes.grid(axis="y", color=RULE, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0)
-
-
-def _site_lines(
-    axes: Axes, sites: Sequence[Mapping[str, Any]], places: Mapping[Any, int], key: str, *, label: bool
-) -> None:
-    """One line a kind of position, whiskers for intervals, pale dots for further seeds."""
-    kinds = list(dict.fromkeys(each["kind"] for each in sites))
-    for n, kind in enumerate(kinds):
-        shift = 0.0 if kind == "vision_only" else 0.11 * (n - (len(kinds) - 1) / 2)
-        color = KIND_COLORS.get(kind, INK)
-        chosen = [
-            each for each in sites if each["kind"] == kind and each[key] and each[key]["value"] is not None
-        ]
-        xs = [places[each["layer"]] + shift for each in chosen]
-        ys = [each[key]["value"] for each in chosen]
-        for x, each in zip(xs, chosen, strict=True):
-            if each[key]["low"] is not None:
-                axes.plot([x, x], [each[key]["low"], each[key]["high"]], color=color, linewidth=1.2, zorder=3)
-            if key == "auroc":
-                others = each["seeds"][1:]
-                axes.plot(
-                    [x + 0.06] * len(others), others, "o", color=color, alpha=0.35, markersize=3, zorder=3
-                )
-        look: Any = {"color": color, "marker": _MARKERS.get(kind, "o"), "markersize": 6.0, "linewidth": 1.6}
-        name = kind.replace("_", " ") if label else None
-        axes.plot(xs, ys, markeredgecolor="white", zorder=4, label=name, **look)
-
-
-def _control_lines(axes: Axes, controls: Mapping[str, Mapping[str, Any]], key: str) -> None:
-    """A dashed line a control, named in the margin; names that would touch are moved apart."""
-    axes.axhline(0.5, color=INK, linewidth=0.8, zorder=1)
-    found = [
-        (c[key]["value"], name, c) for name, c in controls.items() if c[key] and c[key]["value"] is not None
-    ]
-    found.sort(key=lambda each: each[0])
-    bottom, top = axes.get_ylim()
-    heights = _apart([value for value, _, _ in found], _LABEL_GAP * (top - bottom))
-    for (value, name, control), height in zip(found, heights, strict=True):
-        color = CONTROL_COLORS.get(name, MUTED)
-        axes.axhline(value, color=color, linewidth=1.3, linestyle=(0, (4, 2)), zorder=2)
-        axes.annotate(
-            f"{_number(value)}  {_SHORT.get(name, control['label'])}",
-            (1.0, value),
-            xytext=(1.025, height),
-            xycoords=("axes fraction", "data"),
-            textcoords=("axes fraction", "data"),
-            color=color,
-            fontsize=8,
-            va="center",
-            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0},
-        )
-
-
-def _apart(heights: Sequence[float], gap: float) -> list[float]:
-    """Rising heights at least `gap` apart, each close group kept around its own middle."""
-    groups: list[list[float]] = []
-    for height in heights:
-        groups.append([height])
-        while len(groups) > 1 and _bottom(groups[-1], gap) < _bottom(groups[-2], gap) + gap * len(groups[-2]):
-            last = groups.pop()
-            groups[-1] += last
-    return [_bottom(group, gap) + gap * i for group in groups for i in range(len(group))]
-
-
-def _bottom(group: Sequence[float], gap: float) -> float:
-    return sum(group) / len(group) - gap * (len(group) - 1) / 2
-
-
-def _caption(figure: Figure, report: Mapping[str, Any]) -> None:
-    inch = 1 / figure.get_figheight()
-    lines = textwrap.wrap(report["headline"], 118)[:2]
-    figure.text(0.012, 1 - 0.12 * inch, "\n".join(lines), fontsize=11.5, fontweight="bold", va="top")
-    note = (
-        f"{report['model_name']}, {report['rows']['test']['n']:,} test rows, split by {report['split']}. "
-        f"Whiskers: {report['confidence']:.0%} bootstrap intervals by image. Dashed: what the "
-        "controls score, without the probe."
-    )
-    if report["refused"]:
-        note += f"\nNo probe at {', '.join(report['refused'])}: see summary.html."
-    below = 0.42 if len(lines) == 1 else 0.63
-    figure.text(0.012, 1 - below * inch, note, fontsize=8, color=MUTED, va="top")
+        return number(estimate["value"])
+    return f"{number(estimate['value'])} ({number(estimate['low'])} to {number(estimate['high'])})"
 
 
 def _roc(axes: Axes, result: Mapping[str, Any]) -> None:
@@ -293,8 +117,8 @@ def _roc(axes: Axes, result: Mapping[str, Any]) -> None:
 def _calibration(axes: Axes, result: Mapping[str, Any]) -> None:
     axes.plot([0, 1], [0, 1], color=PALE, linewidth=1, linestyle=(0, (4, 3)))
     for key, name, color in (
-        ("reliability_uncalibrated", f"as trained, ECE {_number(result['ece_uncalibrated'])}", PALE),
-        ("reliability", f"calibrated, ECE {_number(result['ece'])}", "#0f766e"),
+        ("reliability_uncalibrated", f"as trained, ECE {number(result['ece_uncalibrated'])}", PALE),
+        ("reliability", f"calibrated, ECE {number(result['ece'])}", "#0f766e"),
     ):
         points = result["curves"][key]
         total = sum(count for _, _, count in points) or 1
@@ -391,23 +215,23 @@ def _quiet(axes: Axes, x: str, y: str) -> None:
     axes.tick_params(length=0, labelsize=8)
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
     return "\N{EN DASH}" if value is None else f"{value:.2f}"
 
 
-def _figure(width: float, height: float) -> Figure:
+def blank(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height))
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=160, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
 
 
-def _svg(figure: Figure, name: str) -> str:
+def svg(figure: Figure, name: str) -> str:
     """The figure as inline SVG: no XML header, no date, ids that do not clash on one page."""
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": name, "svg.id": name}):

@@ -110,7 +110,7 @@ def remark(best: Mapping[str, Any], controls: Mapping[str, Any]) -> str:
 
 def write_bank(folder: str | Path, report: Mapping[str, Any]) -> None:
     """bank.png and summary.html."""
-    from sightline.probes.figures import bank_png
+    from sightline.probes.bank_figure import bank_png
 
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ def render_html(report: Mapping[str, Any]) -> str:
     """The page of a bank, one file that needs nothing beside it."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    from sightline.probes import figures
+    from sightline.probes import bank_figure, figures
 
     pages = Environment(
         loader=PackageLoader("sightline.probes", "page"),
@@ -133,7 +133,7 @@ def render_html(report: Mapping[str, Any]) -> str:
     )
     return pages.get_template("summary.html.jinja").render(
         report=report,
-        bank=figures.bank_svg(report),
+        bank=bank_figure.bank_svg(report),
         best=figures.best_svg(report["best_result"]),
         interval=figures.interval,
         manifest=_manifest_lines(report),
