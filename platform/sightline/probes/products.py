@@ -94,7 +94,7 @@ class OneByOne:
         return out_BSH
 
     def into_inputs(self, outer_BSH: torch.Tensor, weights: Matrices, heads: Sequence[int]) -> torch.Tensor:
-        outer = outer_BSH.to(self.dtype).unbind(1)
+        outer = by_head(outer_BSH, self.dtype)
         out_BSK = torch.zeros(len(outer_BSH), len(weights.used), weights.used[0].shape[1])
         for s in heads:
             out_BSK[:, s] = _times_transposed(outer[s], weights.used[s].T)
@@ -103,7 +103,7 @@ class OneByOne:
     def into_weights(
         self, outer_BSH: torch.Tensor, inputs: Sequence[torch.Tensor], weights: Matrices, heads: Sequence[int]
     ) -> Iterator[tuple[int, torch.Tensor]]:
-        outer = outer_BSH.to(self.dtype).unbind(1)
+        outer = by_head(outer_BSH, self.dtype)
         for s in heads:
             yield s, _times_transposed(outer[s].T, inputs[s].T).float()
 
@@ -140,9 +140,14 @@ class Batched:
             yield from ((s, each) for s, each in zip(members, gradient_GHK, strict=True) if s in heads)
 
 
+def by_head(stacked_BSK: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    """Each head's (B, K) in memory of its own: oneDNN is a thousand times slower on strided views."""
+    return stacked_BSK.to(dtype).transpose(0, 1).contiguous().unbind(0)
+
+
 def _times_transposed(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """`left @ right.T` of two matrices on the CPU."""
-    if _ONEDNN:
+    if _ONEDNN and len(left) * left.shape[1] * len(right) >= _WORTH_ONEDNN:
         product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
         return product
     return left @ right.T
@@ -154,3 +159,5 @@ def has_onednn() -> bool:
 
 
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+_WORTH_ONEDNN = 100_000
+"""Multiplications below which setting oneDNN up costs more than it saves."""

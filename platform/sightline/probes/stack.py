@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from sightline.config.probing import ProbeSettings
 from sightline.probes.adam import Adam
 from sightline.probes.heads import NORM_EPS, NORM_MOMENTUM, hidden_widths
-from sightline.probes.products import Matrices, Products
+from sightline.probes.products import Matrices, Products, by_head
 
 Tensors = dict[str, torch.Tensor]
 
@@ -77,7 +77,7 @@ class Stack:
         for name, mask_BSH in zip(self._layers, masks, strict=True):
             layer, dropped_BSH = self._hidden(name, x, mask_BSH)
             trail.append(layer)
-            x = dropped_BSH.to(self._products.dtype).unbind(1)
+            x = by_head(dropped_BSH, self._products.dtype)
         logits_BS = self._logit(x)
         losses_BS = row_weights_BS * F.binary_cross_entropy_with_logits(
             logits_BS, targets_BS, reduction="none"
@@ -94,7 +94,7 @@ class Stack:
             v = {key: self._vectors[f"{name}.norm.{key}"] for key in ("weight", "bias", "mean", "var")}
             scale_SH = v["weight"] * torch.rsqrt(v["var"] + NORM_EPS)
             normal_BSH = torch.addcmul(v["bias"] - v["mean"] * scale_SH, rectified_BSH, scale_SH)
-            x = normal_BSH.to(self._products.dtype).unbind(1)
+            x = by_head(normal_BSH, self._products.dtype)
         return self._logit(x)
 
     def state(self, head: int) -> Tensors:
