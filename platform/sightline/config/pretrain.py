@@ -17,7 +17,9 @@ class PretrainConfig(Frozen):
     """Breed the reference VLM on rendered scenes."""
 
     run: RunConfig = RunConfig(name="pretrain")
-    warmup_steps: PositiveInt = 1600
+    reading_steps: PositiveInt = 800
+    """Steps in which the language model learns to read, without images."""
+    warmup_steps: PositiveInt = 2400
     """Steps of the vision warm-up."""
     steps: PositiveInt = 3000
     """Steps with all weights."""
@@ -26,7 +28,7 @@ class PretrainConfig(Frozen):
     warmup_lr: PositiveFloat = 2e-3
     """Peak learning rate of the vision warm-up."""
     lr: PositiveFloat = 1e-3
-    """Peak learning rate with all weights."""
+    """Peak learning rate of the reading, and of all weights."""
     seed: NonNegativeInt = 0
     """Seed of the weights and the tokenizer's corpus. The scenes are those of the `train` stream."""
     validate_every: PositiveInt = 200
