@@ -118,7 +118,7 @@ def _fell(row: Mapping[str, Any]) -> Rule:
 
 
 def _guessed(row: Mapping[str, Any], by_name: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether a yes/no benchmark's accuracy was, within its noise (5% level), no better than a coin's before."""
+    """Whether yes/no accuracy was no better than a coin's before, within its noise (5% level)."""
     accuracy = by_name.get(f"{row['benchmark']}.accuracy")
     is_yes_no = f"{row['benchmark']}.yes_ratio" in by_name
     if accuracy is None or not is_yes_no or row["metric"] not in ("accuracy", "f1"):
