@@ -48,10 +48,11 @@ class Phase:
 
 
 PHASES = (
-    Phase("existence", 0.18, existence=10, attributes=2, referenced=0.2, fog=0.5),
-    Phase("mixture", 0.46, existence=6, attributes=5, captions=1, referenced=0.2, fog=0.4, lr=(1.0, 0.5)),
-    Phase("attributes", 0.64, existence=3, attributes=9, referenced=0.2, fog=0.4, lr=(1.0, 0.8)),
-    Phase("all", 1.0, existence=5, attributes=5, captions=1, referenced=0.3, fog=0.4, lr=(0.8, 0.02)),
+    Phase("existence", 0.15, existence=10, attributes=2, referenced=0.2, fog=0.5),
+    Phase("mixture", 0.38, existence=6, attributes=5, captions=1, referenced=0.2, fog=0.4, lr=(1.0, 0.5)),
+    Phase("attributes", 0.53, existence=3, attributes=9, referenced=0.2, fog=0.4, lr=(1.0, 0.8)),
+    Phase("all", 0.82, existence=5, attributes=5, captions=1, referenced=0.4, fog=0.4, lr=(0.8, 0.02)),
+    Phase("captions", 1.0, existence=4, attributes=3, captions=1, referenced=0.3, fog=0.3, lr=(0.6, 0.02)),
 )
 READING = Phase("reading", 1.0, existence=8, referenced=1.0)
 REFERENCE_ODDS = {"true": 0.8, "unrelated": 0.1, "misleading": 0.1}

@@ -76,12 +76,12 @@ def sample(seed: int, index: int) -> Scene:
             boxes.append(box)
     nouns = _sample_nouns(rng, context, len(boxes))
     colors = rng.choice(list(COLORS), size=len(boxes))
-    strengths = rng.uniform(0.26, 1.0, size=len(boxes))
+    strengths = rng.uniform(0.2, 1.0, size=len(boxes))
     items = tuple(
         Item(noun, str(color), *box, strength=round(float(strength), 3))
         for noun, color, box, strength in zip(nouns, colors, boxes, strengths, strict=True)
     )
-    return Scene(context, items, noise=int(rng.integers(8, 57)), seed=(seed, index))
+    return Scene(context, items, noise=int(rng.integers(24, 97)), seed=(seed, index))
 
 
 def clearer(scene: Scene, share: float) -> Scene:
