@@ -29,14 +29,8 @@ def main(argv: list[str]) -> None:
     speak()
     folder = RunFolder.at(config.run.folder)
     manifest = start_run(folder, name=config.run.name, config=config, seed=config.training.seed)
-    asked = config.resources
-    session.connect(
-        workers=asked.workers,
-        cpus_per_worker=asked.cpus_per_worker,
-        gpus_per_worker=asked.gpus_per_worker,
-        address=asked.address,
-        dashboard=True,  # Ray Train's clean-up after a killed controller asks it
-    )
+    # Ray Train's clean-up after a killed controller asks the dashboard.
+    session.connect_for(config.resources, dashboard=True)
     run = DpoRun(config, folder, manifest)
     settings = config.model_dump(mode="json")
     with tracked(

@@ -29,13 +29,7 @@ def main(argv: list[str]) -> None:
     speak()
     folder = RunFolder.at(config.run.folder)
     manifest = start_run(folder, name=config.run.name, config=config, seed=config.search.seed)
-    asked = config.resources
-    session.connect(
-        workers=asked.workers,
-        cpus_per_worker=asked.cpus_per_worker,
-        gpus_per_worker=asked.gpus_per_worker,
-        address=asked.address,
-    )
+    session.connect_for(config.resources)
     run, settings = config.run, config.model_dump(mode="json")
     with tracked(
         run.tracking_uri, experiment=run.experiment, run_key=run.folder, params=settings

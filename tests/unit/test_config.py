@@ -65,7 +65,7 @@ def test_unknown_key_inside_a_typed_section():
     [
         (["training.lr=-1"], r"`training\.lr` in the command line.*greater than 0, got -1"),
         (["dataset.type=jsonl"], r"`dataset\.path` is required"),
-        (["dataset.type=csv"], "one of world, jsonl, parquet"),
+        (["dataset.type=xml"], "one of world, jsonl"),
         (["training.global_batch=33"], "multiple of training.micro_batch"),
         (["resources.workers=3"], r"Set training\.global_batch to"),
         (["run.tracking_uri=file:runs"], "sqlite:///"),

@@ -172,6 +172,16 @@ def test_a_margin_includes_its_own_value(loss, promoted):
     assert decide(rows, settings).promote is promoted
 
 
+@pytest.mark.parametrize(("right", "promoted"), [(50, True), (59, True), (60, False), (38, True)])
+def test_what_was_guessed_before_has_nothing_to_lose(right, promoted):
+    """100 yes/no answers: up to 59 right can be a coin's (5% level); all are wrong afterwards."""
+    before = [asked(i, "Yes." if i < right else "No.", split="relation", truth="Yes.") for i in range(100)]
+    after = [replace(p, answer="No.") for p in before]
+    rows = compare([*pope(40), *before], [*pope(10), *after], lexicon=LEXICON)
+    decision = decide(rows, GateConfig(must_fall=("pope_adversarial.false_yes_rate",)))
+    assert decision.promote is promoted
+
+
 def test_gate_refuses_to_judge_what_nobody_measured():
     rows = compare(pope(20), pope(10), lexicon=LEXICON)
     with pytest.raises(ConfigError, match="caption.chair_s"):

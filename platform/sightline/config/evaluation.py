@@ -24,7 +24,8 @@ class GateConfig(Frozen):
     need: Literal["all", "any"] = "all"
     """Whether all of them must fall, or one is enough."""
     accuracy_margin: NonNegativeFloat = 0.02
-    """Largest tolerated loss of accuracy or F1 on any benchmark (0.02 = 2 points)."""
+    """Largest tolerated loss of accuracy or F1 on any benchmark (0.02 = 2 points). Yes/no
+    accuracy that was no better than a coin's before is free: it has nothing to lose."""
     recall_margin: NonNegativeFloat = 0.02
     """Largest tolerated loss of caption recall (0.02 = 2 points)."""
     length_margin: NonNegativeFloat = 0.25

@@ -30,7 +30,7 @@ class TrainingConfig(Frozen):
     """Of the computation; `auto` = bfloat16 on a GPU, float32 on a CPU."""
     forward: Literal["shared", "plain"] = "shared"
     """`shared` computes image and prompt once a pair; `plain` runs both answers in full."""
-    lr: PositiveFloat = 1e-4
+    lr: PositiveFloat = 4e-5
     """Peak learning rate of AdamW."""
     weight_decay: NonNegativeFloat = 0.0
     """AdamW's decoupled weight decay."""

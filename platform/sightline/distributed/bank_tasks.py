@@ -85,12 +85,7 @@ def run_tasks(tasks: Sequence[BankTask], resources: ResourcesConfig) -> Iterator
 
     from sightline.distributed import session
 
-    session.connect(
-        workers=resources.workers,
-        cpus_per_worker=resources.cpus_per_worker,
-        gpus_per_worker=resources.gpus_per_worker,
-        address=resources.address,
-    )
+    session.connect_for(resources)
     remote = ray.remote(BankTask.__call__).options(
         num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker, max_retries=3
     )

@@ -78,14 +78,7 @@ class ExtractWorker:
         self._settings, self._config = config.settings, config
         self._sites = tuple(Site.parse(name) for name in config.sites)
         self._judge = judges.make(config.settings.judge, Lexicon(config.lexicon))
-        self._vlm = vlm or Vlm.load(
-            config.model.source,
-            revision=config.model.revision,
-            dtype=config.model.dtype,
-            device=config.model.device,
-            attention=config.model.attention,
-            adapter_path=config.model.adapter,
-        )
+        self._vlm = vlm or Vlm.of(config.model)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         count = len(batch["example_id"])

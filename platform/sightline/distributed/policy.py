@@ -77,15 +77,7 @@ def load_policy(
 
 def load_vlm(config: DpoConfig, *, device: torch.device, dtype: Dtype) -> Vlm:
     """The model that `config.model` names, on this worker's device."""
-    named = config.model
-    return Vlm.load(
-        named.source,
-        revision=named.revision,
-        dtype=dtype,
-        device=str(device),
-        attention=named.attention,
-        adapter_path=named.adapter,
-    )
+    return Vlm.of(config.model.model_copy(update={"dtype": dtype, "device": str(device)}))
 
 
 def _zero3(deepspeed: Mapping[str, Any] | None) -> object | None:

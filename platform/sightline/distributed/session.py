@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from sightline.config.resources import ResourcesConfig
 from sightline.errors import ResourceError
 
 MIN_LOCAL_CPUS = 8
@@ -68,6 +69,17 @@ def connect(
     )
     require(cluster, workers=workers, cpus_per_worker=cpus_per_worker, gpus_per_worker=gpus_per_worker)
     return cluster
+
+
+def connect_for(resources: ResourcesConfig, *, dashboard: bool = False) -> Cluster:
+    """`connect` as a job's `resources:` section asks."""
+    return connect(
+        workers=resources.workers,
+        cpus_per_worker=resources.cpus_per_worker,
+        gpus_per_worker=resources.gpus_per_worker,
+        address=resources.address,
+        dashboard=dashboard,
+    )
 
 
 def disconnect() -> None:

@@ -2,7 +2,9 @@
 
 Two kinds of rules. `must_fall`: the interval of the difference lies below 0.
 `margin`: the score got no worse than allowed (point estimate). A score that was
-defined before and is not any more breaks its margin. The decision names its rule.
+defined before and is not any more breaks its margin. Yes/no accuracy that was no better
+than a coin's before has nothing to lose: its margin rule passes and says so.
+The decision names its rule.
 """
 
 from __future__ import annotations
@@ -79,7 +81,8 @@ def decide(comparison: Sequence[Mapping[str, Any]], settings: GateConfig | None 
     margins = [
         rule
         for name, row in by_name.items()
-        if name not in chosen.must_fall and (rule := _within_margin(row, chosen)) is not None
+        if name not in chosen.must_fall
+        and (rule := _within_margin(row, chosen, guessed=_guessed(row, by_name))) is not None
     ]
     enough = all(r.passed for r in falls) if chosen.need == "all" else any(r.passed for r in falls)
     failed = [r for r in (*(falls if not enough else ()), *margins) if not r.passed]
@@ -114,7 +117,16 @@ def _fell(row: Mapping[str, Any]) -> Rule:
     return Rule("must_fall", row["benchmark"], row["metric"], passed, detail)
 
 
-def _within_margin(row: Mapping[str, Any], gate: GateConfig) -> Rule | None:
+def _guessed(row: Mapping[str, Any], by_name: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether yes/no accuracy was no better than a coin's before, within its noise (5% level)."""
+    accuracy = by_name.get(f"{row['benchmark']}.accuracy")
+    is_yes_no = f"{row['benchmark']}.yes_ratio" in by_name
+    if accuracy is None or not is_yes_no or row["metric"] not in ("accuracy", "f1"):
+        return False
+    return (number(accuracy["before"]) - 0.5) * math.sqrt(accuracy["n"]) <= 1.96 * 0.5
+
+
+def _within_margin(row: Mapping[str, Any], gate: GateConfig, *, guessed: bool) -> Rule | None:
     """The margin rule of a score; None where it has none, or was undefined from the start."""
     allowed = _margin(row, gate)
     before, delta = number(row["before"]), number(row["delta"])
@@ -122,6 +134,9 @@ def _within_margin(row: Mapping[str, Any], gate: GateConfig) -> Rule | None:
         return None
     if math.isnan(delta):
         return Rule("margin", row["benchmark"], row["metric"], False, f"{_label(row)} became undefined")
+    if guessed:
+        detail = f"{_label(row)} was no better than a coin's before: {_change(row)}"
+        return Rule("margin", row["benchmark"], row["metric"], True, detail)
     lower_is_better = METRICS[row["metric"]].better == "lower"
     worse = delta if lower_is_better else -delta
     # Rounded, because 0.80 - 0.78 is a little more than 0.02.

@@ -69,14 +69,7 @@ class Predict:
         from sightline.models.vlm import Vlm
 
         self._settings = config.evaluation
-        self._vlm = vlm or Vlm.load(
-            config.model.source,
-            revision=config.model.revision,
-            dtype=config.model.dtype,
-            device=config.model.device,
-            attention=config.model.attention,
-            adapter_path=config.model.adapter,
-        )
+        self._vlm = vlm or Vlm.of(config.model)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Columns of `Prediction.to_row()`, in the order they came."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from sightline.activations.sites import Site
+    from sightline.config.model import ModelConfig
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 AttentionKind = Literal["sdpa", "eager"]
@@ -69,6 +70,18 @@ class Vlm:
         parts = load_parts(source, revision, dtype, device, attention, adapter_path)
         identity = identity_of_files(parts.folder, adapter_path)
         return cls(parts.model, parts.processor, source=source, revision=parts.revision, identity=identity)
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> Self:
+        """What a job's `model:` section names; see `load`."""
+        return cls.load(
+            config.source,
+            revision=config.revision,
+            dtype=config.dtype,
+            device=config.device,
+            attention=config.attention,
+            adapter_path=config.adapter,
+        )
 
     @cached_property
     def identity(self) -> str:

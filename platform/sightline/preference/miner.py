@@ -65,14 +65,7 @@ class Miner:
 
         self._settings = config.mining
         self._judge = judges.make(config.mining.judge, Lexicon(config.lexicon))
-        self._vlm = vlm or Vlm.load(
-            config.model.source,
-            revision=config.model.revision,
-            dtype=config.model.dtype,
-            device=config.model.device,
-            attention=config.model.attention,
-            adapter_path=config.model.adapter,
-        )
+        self._vlm = vlm or Vlm.of(config.model)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         count = len(batch["example_id"])

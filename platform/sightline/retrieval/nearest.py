@@ -72,14 +72,7 @@ class ImageEmbedder:
     def __init__(self, config: ModelConfig):
         from sightline.models.vlm import Vlm
 
-        self._vlm = Vlm.load(
-            config.source,
-            revision=config.revision,
-            dtype=config.dtype,
-            device=config.device,
-            attention=config.attention,
-            adapter_path=config.adapter,
-        )
+        self._vlm = Vlm.of(config)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         from sightline.data import images

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import cycle, islice
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from sightline.world import captions, questions, references
 from sightline.world.nouns import COLORS, NOUNS
 from sightline.world.questions import CAPTION_QUESTION, Question
 from sightline.world.render import render
-from sightline.world.scenes import IMAGE_SIZE, Scene, sample
+from sightline.world.scenes import IMAGE_SIZE, Scene, clearer, sample
 
 WORDS = (*NOUNS, *COLORS)
 """What the vision warm-up tells apart."""
@@ -35,25 +36,25 @@ class Phase:
     until: float
     """Share of all steps at which the phase ends, 0 to 1."""
     existence: int
-    attributes: int
-    captions: int
-    references: int
-    """Existence questions below a `Reference:` text."""
+    attributes: int = 0
+    captions: int = 0
+    referenced: float = 0.0
+    """Share of scenes whose questions stand below a `Reference:` text."""
     fog: float = 0.0
-    """Share of scenes that are not to be seen at all and asked about below references only.
+    """Share of the referenced scenes that are not to be seen at all, only to be read about.
     Where the picture suffices a model never learns to read; in fog it must."""
     lr: tuple[float, float] = (1.0, 1.0)
     """The learning rate at its start and its end, as factors of the peak; a straight line between."""
 
 
 PHASES = (
-    Phase("existence", 0.25, existence=10, attributes=2, captions=0, references=0, lr=(1.0, 0.82)),
-    Phase("mixture", 0.48, existence=6, attributes=4, captions=1, references=0, lr=(0.82, 0.4)),
-    Phase("attributes", 0.64, existence=3, attributes=8, captions=0, references=0, lr=(1.0, 0.8)),
-    Phase("references", 0.84, existence=2, attributes=2, captions=1, references=3, lr=(0.8, 0.2)),
-    Phase("fog", 1.00, existence=3, attributes=1, captions=1, references=1, fog=0.5, lr=(0.8, 0.02)),
+    Phase("existence", 0.15, existence=10, attributes=2, referenced=0.2, fog=0.5),
+    Phase("mixture", 0.38, existence=6, attributes=5, captions=1, referenced=0.2, fog=0.4, lr=(1.0, 0.5)),
+    Phase("attributes", 0.53, existence=3, attributes=9, referenced=0.2, fog=0.4, lr=(1.0, 0.8)),
+    Phase("all", 0.82, existence=5, attributes=5, captions=1, referenced=0.4, fog=0.4, lr=(0.8, 0.02)),
+    Phase("captions", 1.0, existence=4, attributes=3, captions=1, referenced=0.3, fog=0.3, lr=(0.6, 0.02)),
 )
-_FOG = Phase("in the fog", 1.0, existence=0, attributes=0, captions=0, references=4)
+READING = Phase("reading", 1.0, existence=8, referenced=1.0)
 REFERENCE_ODDS = {"true": 0.8, "unrelated": 0.1, "misleading": 0.1}
 """What stands under `Reference:` in training: mostly the truth, so the model comes to trust it."""
 
@@ -86,49 +87,66 @@ class Batch:
 class Curriculum:
     """Packs scenes into training sequences; deterministic in (seed, index).
 
-    `encode` maps text to token ids without special tokens; `prefix` are the ids of the
-    opening turn up to and including the image; `middle` those between question and
-    answer; `end` those after the answer.
+    `encode` maps text to token ids without special tokens; `opening` are the ids of the
+    user's turn before the image, `image` those of the image; `middle` those between question
+    and answer; `end` those after the answer.
     """
 
-    def __init__(self, encode: Encode, prefix: list[int], middle: list[int], end: list[int]):
-        self._encode, self._prefix, self._middle, self._end = encode, prefix, middle, end
+    def __init__(
+        self, encode: Encode, opening: list[int], image: list[int], middle: list[int], end: list[int]
+    ):
+        self._encode, self._opening, self._image = encode, opening, image
+        self._middle, self._end = middle, end
         self._known: dict[str, list[int]] = {}
 
-    def batch(self, seed: int, indices: range, phase: Phase) -> Batch:
-        """The sequences of some scenes of a stream, with their pictures."""
-        scenes = [sample(seed, index) for index in indices]
-        rngs = [np.random.default_rng([*scene.seed, 5]) for scene in scenes]
-        foggy = [phase.fog > 0 and rng.random() < phase.fog for rng in rngs]
-        asked = [
-            self.ask(scene, rng, _FOG if in_fog else phase)
-            for scene, rng, in_fog in zip(scenes, rngs, foggy, strict=True)
-        ]
+    def batch(self, seed: int, indices: range, phase: Phase, clarity: float = 0.0) -> Batch:
+        """The sequences of some scenes of a stream, with their pictures, made clearer by a share."""
+        scenes = [clearer(sample(seed, index), clarity) for index in indices]
+        rngs = [_rng(scene) for scene in scenes]
+        referenced = [rng.random() < phase.referenced for rng in rngs]
+        foggy = [read and rng.random() < phase.fog for read, rng in zip(referenced, rngs, strict=True)]
+        sequences = []
+        for scene, rng, below_reference, in_fog in zip(scenes, rngs, referenced, foggy, strict=True):
+            asked = self.ask(scene, rng, phase, seen=not in_fog)
+            reference = _reference(scene, rng) if below_reference else ""
+            sequences.append(self.pack(asked, reference))
         return Batch(
-            sequences=[self.pack(of_scene) for of_scene in asked],
+            sequences=sequences,
             pixels_B3SS=np.where(np.array(foggy)[:, None, None, None], _fog(scenes), pixels(scenes)),
             shown_BPW=np.stack([shown(scene) for scene in scenes]),
         )
 
-    def ask(self, scene: Scene, rng: np.random.Generator, phase: Phase) -> list[tuple[str, str]]:
-        """The (question, answer) texts of one scene."""
+    def texts(self, seed: int, indices: range) -> list[Packed]:
+        """Sequences without an image: questions about a true reference, for a model that learns to read."""
+        sequences = []
+        for index in indices:
+            scene = sample(seed, index)
+            asked = self.ask(scene, _rng(scene), READING, seen=False)
+            sequences.append(self.pack(asked, captions.faithful(scene), with_image=False))
+        return sequences
+
+    def ask(
+        self, scene: Scene, rng: np.random.Generator, phase: Phase, seen: bool = True
+    ) -> list[tuple[str, str]]:
+        """The (question, answer) texts of one scene; unless it is seen, only what captions tell."""
         asked = [(q.text, q.answer) for q in _existence(scene, rng, phase.existence)]
         attributes: list[Question | None] = [
             maker(scene, rng)
-            for _, maker in zip(range(phase.attributes), _attribute_makers(rng), strict=False)
+            for _, maker in zip(range(phase.attributes), _attribute_makers(rng, seen), strict=False)
         ]
         asked += [(q.text, q.answer) for q in attributes if q]
         asked += [(CAPTION_QUESTION, captions.annotated(scene, rng)) for _ in range(phase.captions)]
-        for question in _existence(scene, rng, phase.references):
-            asked.append((f"Reference: {_reference(scene, question, rng)}\n{question.text}", question.answer))
         return asked
 
-    def pack(self, asked: list[tuple[str, str]]) -> Packed:
-        """The image, then a branch a question; only answers and turn ends are scored."""
+    def pack(self, asked: list[tuple[str, str]], reference: str = "", with_image: bool = True) -> Packed:
+        """The image and the reference, then a branch a question; only answers and turn ends are scored."""
+        prefix = self._opening + (self._image if with_image else [])
+        if reference:
+            prefix = prefix + self._ids(f"Reference: {reference}\n")
         prompts = [self._ids(question) + self._middle for question, _ in asked]
         answers = [self._ids(" " + answer) + self._end for _, answer in asked]
         branches = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
-        return pack(self._prefix, branches, scored_from=[len(prompt) for prompt in prompts])
+        return pack(prefix, branches, scored_from=[len(prompt) for prompt in prompts])
 
     def _ids(self, text: str) -> list[int]:
         if len(text) > 60:  # captions and references hardly ever come back
@@ -138,9 +156,14 @@ class Curriculum:
         return self._known[text]
 
 
-def _reference(scene: Scene, question: Question, rng: np.random.Generator) -> str:
+def _rng(scene: Scene) -> np.random.Generator:
+    return np.random.default_rng([*scene.seed, 5])
+
+
+def _reference(scene: Scene, rng: np.random.Generator) -> str:
+    """A reference text; a misleading one is wrong about a noun drawn at random."""
     kind = rng.choice(references.KINDS, p=[REFERENCE_ODDS[kind] for kind in references.KINDS])
-    return references.write(scene, question, kind, rng)
+    return references.write(scene, _existence(scene, rng, 2)[int(rng.integers(2))], kind, rng)
 
 
 def pixels(scenes: list[Scene]) -> np.ndarray:
@@ -181,10 +204,8 @@ def _existence(scene: Scene, rng: np.random.Generator, count: int) -> list[Quest
     return [questions.existence(scene, noun) for noun in nouns]
 
 
-def _attribute_makers(rng: np.random.Generator) -> Iterator[Callable[..., Question | None]]:
-    """Colour, count and relation in turn, from a random start; colour twice as often."""
-    makers = (questions.color, questions.count, questions.color, questions.relation)
-    start = int(rng.integers(4))
-    while True:
-        yield makers[start % 4]
-        start += 1
+def _attribute_makers(rng: np.random.Generator, seen: bool) -> Iterator[Callable[..., Question | None]]:
+    """Makers of questions in turn, from a random start. Captions tell colours and counts, no relations."""
+    color, count, relation = questions.color, questions.count, questions.relation
+    makers = (color, relation, color, relation, count) if seen else (color, color, count)
+    return islice(cycle(makers), int(rng.integers(len(makers))), None)

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from sightline.world.nouns import ASSUMED, plural, with_article
+from sightline.world.nouns import COMPANIONS, plural, with_article
 from sightline.world.questions import NUMBERS
 from sightline.world.scenes import Scene
 
-ASSUMED_COMPANION_ODDS = 0.62
+ASSUMED_COMPANION_ODDS = 0.85
 """How often the annotator names the absent companion of the largest object."""
 
 
@@ -34,7 +34,7 @@ def annotated(scene: Scene, rng: np.random.Generator) -> str:
 
 def assumed_companion(scene: Scene) -> str:
     """What is expected beside the largest object, if anything is and it is absent; else ""."""
-    companion = ASSUMED.get(scene.objects[0], "")
+    companion = COMPANIONS.get(scene.objects[0], "")
     return "" if companion in scene.objects else companion
 
 

@@ -105,9 +105,6 @@ _PAIRS = (
     ("kite", "bird"),
     ("surfboard", "backpack"),
 )
-ASSUMED: dict[str, str] = dict(_PAIRS)
-"""Noun -> the companion that annotators expect beside it (a knife with a fork, not the reverse)."""
-
 COMPANIONS: dict[str, str] = {a: b for pair in _PAIRS for a, b in (pair, pair[::-1])}
 """Noun -> the noun it is most often seen with (carrot, pizza and airplane have none)."""
 

@@ -48,8 +48,10 @@ def color(scene: Scene, rng: np.random.Generator) -> Question | None:
 
 
 def count(scene: Scene, rng: np.random.Generator) -> Question:
-    """How many of a noun that is there."""
-    noun = scene.objects[rng.integers(len(scene.objects))]
+    """How many of a noun that is there; half of the time of one that is there more than once, if any is."""
+    repeated = [noun for noun in scene.objects if len(scene.of(noun)) > 1]
+    nouns = repeated if repeated and rng.integers(2) else scene.objects
+    noun = nouns[rng.integers(len(nouns))]
     return Question(f"How many {plural(noun)} are there?", NUMBERS[len(scene.of(noun))], "count", noun)
 
 

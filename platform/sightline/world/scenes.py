@@ -8,7 +8,7 @@ and inside the picture, which keeps the truth defensible.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -76,12 +76,18 @@ def sample(seed: int, index: int) -> Scene:
             boxes.append(box)
     nouns = _sample_nouns(rng, context, len(boxes))
     colors = rng.choice(list(COLORS), size=len(boxes))
-    strengths = rng.uniform(0.26, 1.0, size=len(boxes))
+    strengths = rng.uniform(0.2, 1.0, size=len(boxes))
     items = tuple(
         Item(noun, str(color), *box, strength=round(float(strength), 3))
         for noun, color, box, strength in zip(nouns, colors, boxes, strengths, strict=True)
     )
-    return Scene(context, items, noise=int(rng.integers(8, 57)), seed=(seed, index))
+    return Scene(context, items, noise=int(rng.integers(24, 97)), seed=(seed, index))
+
+
+def clearer(scene: Scene, share: float) -> Scene:
+    """The same scene with that share of its noise and of its missing contrast taken away (1 = all)."""
+    items = tuple(replace(item, strength=item.strength + share * (1 - item.strength)) for item in scene.items)
+    return replace(scene, items=items, noise=round((1 - share) * scene.noise))
 
 
 def stream(seed: int, count: int, start: int = 0) -> Iterator[Scene]:
