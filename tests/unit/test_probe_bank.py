@@ -15,6 +15,8 @@ from sightline.probes.products import Batched, OneByOne
 
 SMALL = ProbeSettings(widths=(16, 8), epochs=3, batch_size=16)
 N = 150
+LAST_BITS = 1e-5
+"""A head's place in memory may change the order of oneDNN's sums; Adam carries that into the next step."""
 
 
 def world(widths=(12, 20, 20), rows=N, seed=0, signal=1.0):
@@ -161,12 +163,12 @@ def test_a_stopped_probe_keeps_its_best_epoch_and_disturbs_no_other():
     until = settings.model_copy(update={"epochs": noise.stopped, "patience": None})
     short = train_bank({"query_token.layer_0": features["query_token.layer_0"]}, labels, train, valid, until)
     for name, array in short.trained["query_token.layer_0", 42].probe.weights.items():
-        np.testing.assert_allclose(noise.probe.weights[name], array, atol=1e-6)
+        np.testing.assert_allclose(noise.probe.weights[name], array, atol=LAST_BITS)
     alone = train_bank(
         {"query_token.layer_1": features["query_token.layer_1"]}, labels, train, valid, settings
     )
     for name, array in alone.trained["query_token.layer_1", 42].probe.weights.items():
-        np.testing.assert_allclose(signal.probe.weights[name], array, atol=1e-6)
+        np.testing.assert_allclose(signal.probe.weights[name], array, atol=LAST_BITS)
 
 
 def test_balanced_rows_weigh_the_same_in_sum():

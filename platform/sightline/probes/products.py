@@ -90,7 +90,8 @@ class OneByOne:
     ) -> torch.Tensor:
         out_BSH = torch.zeros(len(inputs[heads[0]]), len(weights.used), len(weights.used[0]))
         for s in heads:
-            out_BSH[:, s] = _times_transposed(inputs[s], weights.used[s])
+            # Weights on the left: oneDNN repacks the right side, and the batch is the small one.
+            out_BSH[:, s] = _times_transposed(weights.used[s], inputs[s]).T
         return out_BSH
 
     def into_inputs(self, outer_BSH: torch.Tensor, weights: Matrices, heads: Sequence[int]) -> torch.Tensor:
