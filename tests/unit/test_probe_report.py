@@ -118,7 +118,7 @@ def test_the_headline_does_not_boast():
     control = {"label": "words of the question alone", "auroc": {"value": 0.65, "low": 0.55, "high": 0.75}}
     assert "not clearly above" in headline(best, {"text_only": control})
     weak = control | {"auroc": {"value": 0.5, "low": 0.45, "high": 0.55}}
-    assert headline(best, {"text_only": weak}).endswith("reaches 0.50.")
+    assert headline(best, {"text_only": weak}).endswith(": 0.50.")
 
 
 def test_folders_hold_what_they_promise(made, tmp_path):

@@ -67,7 +67,7 @@ class ExtractConfig(Frozen):
 
     run: RunConfig = RunConfig(name="extract")
     model: ModelConfig = ModelConfig()
-    dataset: DatasetConfig = WorldDataset(scenes=350, kinds=("yes_no", "color", "count"))
+    dataset: DatasetConfig = WorldDataset(scenes=1000, kinds=("yes_no", "color", "count"))
     labels: Location | None = None
     """CSV, JSONL or parquet with question_id and label (1 = hallucinated); null = the dataset's
     own labels if it has some, else the model's answers, judged."""

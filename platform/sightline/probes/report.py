@@ -91,7 +91,7 @@ def headline(best: Mapping[str, Any], controls: Mapping[str, Any]) -> str:
         return f"{probe}; no control could be had."
     name, control = rival[1]["label"], rival[1]["auroc"]
     if (best["auroc"]["low"] or 0.0) > (control["high"] or 1.0):
-        return f"{probe}; the {name} reaches {control['value']:.2f}."
+        return f"{probe}; the {name}: {control['value']:.2f}."
     return f"{probe}, not clearly above the {name} ({control['value']:.2f})."
 
 
