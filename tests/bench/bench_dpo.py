@@ -39,7 +39,7 @@ from sightline.training.collate import PairCollator
 from sightline.training.forward import PairForward
 from sightline.world import dataset
 
-TRAINING = TrainingConfig(lr=1e-3, beta=0.1, sft_weight=0.0, precision="float32")  # TRL's loss has no SFT term
+TRAINING = TrainingConfig(lr=1e-3, beta=0.1, sft_weight=0.0, precision="float32")  # TRL has no SFT term
 ADAPTERS = LoraConfig(rank=16, alpha=32)
 
 
