@@ -11,6 +11,7 @@ half a search as if it were whole, so Tune's handler is off; and the trials are 
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import warnings
@@ -75,6 +76,8 @@ def search(
         tune.with_parameters(run_trial, features=references, data=data),
         {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker},
     )
+    # It warns of every trial that has none of the files which we have told it not to write.
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     watch = SearchWatch(data, tracking, settings.trials)
     results = list(_tuner(trainable, data, settings, resources, folder, watch).fit())
     trials = [
