@@ -1,6 +1,6 @@
 """Train the reference VLM from nothing: `python jobs/pretrain.py [key=value ...]`.
 
-Two stages (vision warm-up, then all weights by curriculum), best weights by validation,
+Two stages (a warm-up of each half by itself, then all weights by curriculum), best weights by validation,
 a plain Hugging Face folder at `runs/pretrain/model`, and its benchmarks on unseen scenes.
 """
 
