@@ -21,7 +21,7 @@ from sightline.config.probing import ProbeSettings
 from sightline.errors import DataError
 from sightline.probes import heads
 from sightline.probes.artifact import Probe
-from sightline.probes.epochs import Epoch, Task, run_epochs
+from sightline.probes.epochs import Epoch, Task, run_side_by_side
 
 FEWEST_ROWS = 20
 
@@ -167,7 +167,7 @@ def _trained(
         if on_epoch:
             on_epoch(keys[s], epoch)
 
-    finished = run_epochs(task, settings, seeds, device, tell)
+    finished = run_side_by_side(task, settings, seeds, device, tell)
     trained = {}
     for i, (key, head) in enumerate(zip(keys, finished, strict=True)):
         weights = scaling[i // len(seeds)] | head.weights

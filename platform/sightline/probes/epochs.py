@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -86,6 +87,43 @@ def run_epochs(
     """
     with torch.no_grad():
         return _Epochs(task, settings, seeds, device).run(on_epoch)
+
+
+def run_side_by_side(
+    task: Task,
+    settings: ProbeSettings,
+    seeds: Sequence[int],
+    device: torch.device,
+    on_epoch: Callable[[int, Epoch], None] | None = None,
+) -> list[Finished]:
+    """`run_epochs`, on a CPU with the sites dealt out to as many threads as PyTorch has.
+
+    Each thread computes alone: two that share every small product wait for each other at each
+    (the bank's benchmark went from 2.2 to 2.9 by it).
+    `on_epoch` may be called from any of them.
+    """
+    threads, sites = torch.get_num_threads(), len(task.features)
+    hands = [range(i, sites, threads) for i in range(min(threads, sites))]
+    if device.type != "cpu" or len(hands) == 1:
+        return run_epochs(task, settings, seeds, device, on_epoch)
+
+    def heads_of(hand: range) -> list[int]:
+        return [site * len(seeds) + r for site in hand for r in range(len(seeds))]
+
+    def play(hand: range) -> list[Finished]:
+        dealt, own = replace(task, features=[task.features[site] for site in hand]), heads_of(hand)
+        tell = (lambda s, epoch: on_epoch(own[s], epoch)) if on_epoch else None
+        return run_epochs(dealt, settings, seeds, device, tell)
+
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(len(hands)) as pool:
+            played = list(pool.map(play, hands))
+    finally:
+        torch.set_num_threads(threads)
+    order = [s for hand in hands for s in heads_of(hand)]
+    finished = dict(zip(order, (head for part in played for head in part), strict=True))
+    return [finished[s] for s in range(len(order))]
 
 
 class _Epochs:
