@@ -22,7 +22,7 @@ LIBRARY = ROOT / "platform" / "sightline"
 ENTRANCES = ("jobs", "serve", "tune")
 
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("errors", "records", "torchvision_cpu"),
+    ("errors", "records", "look", "torchvision_cpu"),
     ("config",),
     ("data", "metrics", "activations"),
     ("world",),

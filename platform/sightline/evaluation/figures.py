@@ -18,6 +18,8 @@ import numpy as np
 
 from sightline.evaluation.scoring import METRICS, benchmark_label
 from sightline.evaluation.wording import amount, is_share, metric_label, number, trend
+from sightline.look import INK, MUTED, RULE, STYLE
+from sightline.look import PALE as BEFORE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,21 +27,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
-INK, MUTED, RULE, BEFORE = "#1f2933", "#6b7785", "#dfe3e8", "#98a2ae"
 TREND_COLORS = {"better": "#0f766e", "worse": "#b4530a", "unclear": "#7b8794", "neutral": "#5b6b9a"}
-_STYLE: Any = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9.0,
-    "svg.fonttype": "none",
-    "axes.edgecolor": RULE,
-    "axes.labelcolor": MUTED,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "text.color": INK,
-    "xtick.color": MUTED,
-    "ytick.color": INK,
-    "text.parse_math": False,
-}
+_STYLE: Any = STYLE | {"ytick.color": INK}  # rows are named there
 _README_ROWS = (
     ("pope_random", "false_yes_rate"),
     ("pope_popular", "false_yes_rate"),

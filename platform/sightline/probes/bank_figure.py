@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 
-from sightline.probes.figures import INK, KIND_COLORS, MUTED, RULE, STYLE, blank, number, png, svg
+from sightline.look import INK, MUTED, RULE, STYLE
+from sightline.probes.figures import KIND_COLORS, blank, number, png, svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

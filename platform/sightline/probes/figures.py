@@ -12,30 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 
+from sightline.look import INK, MUTED, PALE, RULE, STYLE
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, MUTED, RULE, PALE = "#1f2933", "#6b7785", "#dfe3e8", "#98a2ae"
 KIND_COLORS = {
     "query_token": "#0f766e",
     "prompt_token": "#7c5cad",
     "vision_token": "#b7791f",
     "answer_mean": "#2f6fb0",
     "vision_only": "#8a5a2b",
-}
-STYLE: Any = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9.0,
-    "svg.fonttype": "none",
-    "axes.edgecolor": RULE,
-    "axes.labelcolor": MUTED,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "text.color": INK,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "text.parse_math": False,
 }
 
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sightline.activations.sites import EMBEDDING, KINDS, Site
-from sightline.probes.figures import INK, KIND_COLORS, MUTED, PALE, RULE, STYLE
+from sightline.look import INK, MUTED, PALE, RULE, STYLE
+from sightline.probes.figures import KIND_COLORS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
