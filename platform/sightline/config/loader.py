@@ -3,6 +3,7 @@
     --config a.yaml b.yaml   YAML files, merged left to right
     key=value                then single settings, dotted: training.lr=1e-6
     --dry-run or --check     the same as dry_run=true
+    --score-only, --parser X the same as score_only=true, parser=X
     --help                   every field with its type, default and meaning
 
 Knows YAML, OmegaConf and pydantic; knows no job in particular. A mistake becomes one
@@ -64,20 +65,28 @@ class _Layer:
     values: dict[str, Any]
 
 
+_FLAGS = {"--dry-run": "dry_run=true", "--check": "dry_run=true", "--score-only": "score_only=true"}
+"""What may be written as a flag; a job without that setting says so."""
+
+
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """YAML files and `key=value` settings, each in the order given."""
     files: list[str] = []
     settings: list[str] = []
     in_config = False
-    for word in argv:
+    words = iter(argv)
+    for word in words:
         if word == "--config":
             in_config = True
-        elif word in ("--dry-run", "--check"):
-            settings.append("dry_run=true")
+        elif word in _FLAGS:
+            settings.append(_FLAGS[word])
+            in_config = False
+        elif word == "--parser":
+            settings.append(f"parser={next(words, '')}")
             in_config = False
         elif word.startswith("-"):
             raise ConfigError(
-                expected="--config FILE..., key=value, --dry-run or --help",
+                expected=f"--config FILE..., key=value, {', '.join(_FLAGS)} or --help",
                 got=word,
                 hint=f"settings are written without dashes: {word.lstrip('-')}=...",
             )

@@ -86,22 +86,22 @@ class Predict:
         Questions about one image share its pixels; the same question about the same image
         (POPE's positives stand in all three splits) is asked once.
         """
-        images, errors = _load_images(examples)
+        images, errors = load_images(examples)
         askable = [e for e in examples if e.image_uri in images]
-        answers: dict[_Asked, Answer] = {}
+        answers: dict[Asked, Answer] = {}
         for long in (False, True):
-            asked = list(dict.fromkeys(_asked(e) for e in askable if _is_long(e) == long))
+            asked = list(dict.fromkeys(asked_of(e) for e in askable if is_long(e) == long))
             answers |= self._answer(asked, images, long) if asked else {}
         return [
             Prediction(e, "", error=errors[e.image_uri])
             if e.image_uri in errors
-            else Prediction(e, answers[_asked(e)].text, answers[_asked(e)].finished)
+            else Prediction(e, answers[asked_of(e)].text, answers[asked_of(e)].finished)
             for e in examples
         ]
 
     def _answer(
-        self, asked: Sequence[_Asked], images: Mapping[str, Image.Image], long: bool
-    ) -> dict[_Asked, Answer]:
+        self, asked: Sequence[Asked], images: Mapping[str, Image.Image], long: bool
+    ) -> dict[Asked, Answer]:
         from sightline.models.prompts import Prompt
 
         settings = self._settings
@@ -113,19 +113,21 @@ class Predict:
         return {key: answers[0] for key, answers in zip(asked, samples, strict=True)}
 
 
-_Asked = tuple[str, str, str, bool]
+Asked = tuple[str, str, str, bool]
+"""Image, question, reference, and whether the answer may be long."""
 
 
-def _asked(example: Example) -> _Asked:
+def asked_of(example: Example) -> Asked:
     """What the model is shown, and whether it may answer at length: equal keys, equal answers."""
-    return (example.image_uri, example.question, example.context, _is_long(example))
+    return (example.image_uri, example.question, example.context, is_long(example))
 
 
-def _is_long(example: Example) -> bool:
+def is_long(example: Example) -> bool:
+    """Whether the question is answered at length."""
     return example.kind in ("caption", "open")
 
 
-def _load_images(examples: Sequence[Example]) -> tuple[dict[str, Image.Image], dict[str, str]]:
+def load_images(examples: Sequence[Example]) -> tuple[dict[str, Image.Image], dict[str, str]]:
     """Each image decoded once, by URI, and what went wrong with the others."""
     from sightline.data.images import load_image
 

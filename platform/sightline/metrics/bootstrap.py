@@ -75,7 +75,10 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """`delta` = after - before on the same items, with its paired interval."""
+    """`delta` = after - before on the same items, with its paired interval.
+
+    `error` is its standard error: the deviation of delta over the resamples; nan where undefined.
+    """
 
     before: float
     after: float
@@ -83,6 +86,7 @@ class Difference:
     low: float
     high: float
     n: int
+    error: float = math.nan
 
     @property
     def relative(self) -> float:
@@ -135,9 +139,12 @@ def paired_difference(
         [_cluster_sums(before, cluster_N, count), _cluster_sums(after, cluster_N, count)], axis=1
     )
     sums_R4 = _resampled_sums(sums_C4, resamples, seed)
-    low, high = _interval(_ratios(sums_R4[:, 2:]) - _ratios(sums_R4[:, :2]), level, count)
+    deltas_R = _ratios(sums_R4[:, 2:]) - _ratios(sums_R4[:, :2])
+    low, high = _interval(deltas_R, level, count)
     n = int(np.count_nonzero((before.denominator_N > 0) | (after.denominator_N > 0)))
-    return Difference(before.value, after.value, delta, low, high, n)
+    defined_R = deltas_R[~np.isnan(deltas_R)]
+    error = float(defined_R.std()) if count > 1 and len(defined_R) else math.nan
+    return Difference(before.value, after.value, delta, low, high, n, error)
 
 
 def _divide(numerator: float, denominator: float) -> float:
