@@ -28,6 +28,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("world",),
     ("models",),
     ("probes", "interventions", "decoding", "preference", "training", "retrieval", "knowledge"),
+    ("mitigations",),
     ("evaluation", "guard"),
     ("distributed",),
     ("__main__",),

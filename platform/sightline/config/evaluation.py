@@ -9,6 +9,9 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from sightline.config.base import Frozen
 from sightline.config.dataset import DatasetConfig
 
+Parser = Literal["strict", "official", "opera", "spin", "vcd", "lmms-eval", "vlmevalkit"]
+"""Readings of a yes/no answer; `sightline.metrics.pope` says what each does."""
+
 
 class GateConfig(Frozen):
     """When a trained model may replace the one before: hallucination fell, nothing else broke.
@@ -55,8 +58,8 @@ class EvaluationConfig(Frozen):
     """Prompts generated together."""
     shard_rows: PositiveInt = 512
     """Prompts a shard; at most this much is redone by a worker that was killed."""
-    parser: Literal["official", "strict"] = "strict"
-    """How yes/no answers are read: POPE's released rule, or one that can say `unparsed`."""
+    parser: Parser = "strict"
+    """How yes/no answers are read: one of six released rules, or `strict`, which is ours."""
     bootstrap: PositiveInt = 1000
     """Resamples (by image) behind each interval."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
