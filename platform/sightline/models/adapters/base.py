@@ -95,9 +95,13 @@ class Adapter(ABC):
         """The decoder's blocks (nn.ModuleList); layer 0 is the output of the first."""
         return self.decoder(model).layers
 
+    def attentions(self, model: Any) -> list[Any]:
+        """Each decoder block's attention module."""
+        return [block.self_attn for block in self.text_blocks(model)]
+
     def attention_outputs(self, model: Any) -> list[Any]:
         """Each decoder block's linear projection of the concatenated heads (`o_proj`)."""
-        return [block.self_attn.o_proj for block in self.text_blocks(model)]
+        return [attention.o_proj for attention in self.attentions(model)]
 
     def final_norm(self, model: Any) -> nn.Module:
         """The norm between the last block and the head."""

@@ -1,0 +1,327 @@
+"""Reading and changing the attention of chosen decoder layers, beside SDPA and without full maps.
+
+A controlled layer's attention module is lent a copy of its config that names an attention
+function of ours in transformers' AttentionInterface; the other layers, the decoder's config
+and its masks stay what they are, and the module gets its own config object back on exit.
+Our function hands each call to the layer's handlers in order: they see queries, keys and
+values after the rotary embedding, and return the heads' outputs before `o_proj`. The
+loaded back-end (SDPA or eager) computes whatever no handler has computed anew.
+
+Only the rows of attention that handlers ask for are ever computed: those of the acting
+queries (`passes`), whose outputs choose the next tokens. Queries of one key head stand
+together, so grouped-query attention repeats no key.
+
+Names: B sequences of the pass, T its tokens, S keys (cache included), Q acting queries, N
+most acting queries of a sequence, H query heads, J key heads, E head width.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+from transformers import AttentionInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from sightline.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sightline.models.passes import Pass
+    from sightline.models.vlm import Vlm
+
+NAME = "sightline"
+"""Our function's name in transformers' AttentionInterface."""
+
+
+class Handler(Protocol):
+    """What a layer's attention is handed to."""
+
+    def __call__(self, call: AttentionCall) -> torch.Tensor:
+        """The heads' outputs (B, T, H, E) to go on with: `call.output_BTHE` if nothing changes.
+
+        Must not write into `call.output_BTHE`.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Queries:
+    """Where the acting queries of a pass are, laid out so that no key is copied for them."""
+
+    group_Q: torch.Tensor
+    place_Q: torch.Tensor
+    slot_Q: torch.Tensor
+    """The number of query q among its sequence's."""
+    image_QS: torch.Tensor
+    visible_QS: torch.Tensor
+    shown_Q: torch.Tensor
+    """Whether the query sees an image at all."""
+    step: bool
+    """Whether this is a decoding step: one token a sequence, and it acts."""
+    slots: int
+    any_shown: bool
+    all_shown: bool
+
+    @classmethod
+    def of(cls, current: Pass) -> Queries:
+        """Lay out a pass's acting queries; once a pass, not once a layer."""
+        step = current.phase == "decode"
+        slot_Q, slots = torch.zeros_like(current.group_Q), 1
+        if not step:
+            same_QQ = current.group_Q[:, None] == current.group_Q[None, :]
+            slot_Q = same_QQ.tril(-1).sum(1)
+            slots = int(slot_Q.max()) + 1
+        shown_Q = current.image_QS.any(-1)
+        count = int(shown_Q.sum())
+        return cls(
+            current.group_Q,
+            current.place_Q,
+            slot_Q,
+            current.image_QS,
+            current.visible_QS,
+            shown_Q,
+            step,
+            slots,
+            any_shown=count > 0,
+            all_shown=count == len(shown_Q),
+        )
+
+    def slotted(self, values_Q: torch.Tensor, sequences: int) -> torch.Tensor:
+        """(Q, ...) -> (B, N, ...), zero where a sequence has fewer acting queries than N."""
+        if self.step:
+            return values_Q.unsqueeze(1)
+        slotted = values_Q.new_zeros((sequences, self.slots, *values_Q.shape[1:]))
+        slotted[self.group_Q, self.slot_Q] = values_Q
+        return slotted
+
+    def unslotted(self, values_BN: torch.Tensor) -> torch.Tensor:
+        """(B, N, ...) -> (Q, ...)."""
+        return values_BN[:, 0] if self.step else values_BN[self.group_Q, self.slot_Q]
+
+
+class AttentionCall:
+    """One layer's attention in one forward pass, as its handlers see it."""
+
+    def __init__(
+        self,
+        layer: int,
+        query_BHTE: torch.Tensor,
+        keys_BJSE: torch.Tensor,
+        values_BJSE: torch.Tensor,
+        scaling: float,
+        base: Callable[[], tuple[torch.Tensor, torch.Tensor | None]],
+    ):
+        self.layer = layer
+        self.query_BHTE, self.keys_BJSE, self.values_BJSE = query_BHTE, keys_BJSE, values_BJSE
+        self.scaling = scaling
+        self._base = base
+        self._output_BTHE: torch.Tensor | None = None
+        self._logits_QHS: torch.Tensor | None = None
+        self._weights_QHS: torch.Tensor | None = None
+
+    @property
+    def output_BTHE(self) -> torch.Tensor:
+        """The heads' outputs so far: the back-end's, as changed by earlier handlers."""
+        if self._output_BTHE is None:
+            self.computed()
+        assert self._output_BTHE is not None
+        return self._output_BTHE
+
+    def computed(self) -> torch.Tensor | None:
+        """Have the back-end compute its output; eager's maps (B, H, T, S) if it has made any."""
+        self._output_BTHE, maps_BHTS = self._base()
+        return maps_BHTS
+
+    def take(self, output_BTHE: torch.Tensor) -> None:
+        """Go on with what a handler returned."""
+        self._output_BTHE = output_BTHE
+
+    def logits_QHS(self, queries: Queries) -> torch.Tensor:
+        """The acting queries' logits before mask and softmax, as changed by earlier handlers."""
+        if self._logits_QHS is None:
+            self._logits_QHS = self._products(self.query_QHE(queries), self.keys_BJSE.mT, queries)
+            self._logits_QHS = self._logits_QHS * self.scaling
+        return self._logits_QHS
+
+    def weights_QHS(self, queries: Queries) -> torch.Tensor:
+        """The acting queries' attention weights, 0 at keys they do not see."""
+        if self._weights_QHS is None:
+            hidden_Q1S = ~queries.visible_QS.unsqueeze(1)
+            logits_QHS = self.logits_QHS(queries).masked_fill(hidden_Q1S, float("-inf"))
+            self._weights_QHS = logits_QHS.softmax(-1, dtype=torch.float32).to(logits_QHS.dtype)
+        return self._weights_QHS
+
+    def image_logits_QH(self, queries: Queries) -> torch.Tensor:
+        """Each acting query's logits summed over the image tokens it sees.
+
+        A sum of products with one query is one product with the keys' sum, which takes one
+        pass over the keys a key head, not a query head. Zero for queries without an image.
+        """
+        if self._logits_QHS is not None:
+            return self._logits_QHS.masked_fill(~queries.image_QS.unsqueeze(1), 0.0).sum(-1)
+        sequences, key_heads, _, width = self.keys_BJSE.shape
+        image_BNS = queries.slotted(queries.image_QS.to(self.keys_BJSE.dtype), sequences)
+        sums_BJNE = image_BNS.unsqueeze(1) @ self.keys_BJSE
+        sums_QJE1 = queries.unslotted(sums_BJNE.transpose(1, 2)).unsqueeze(-1)
+        query_QHE = self.query_QHE(queries)
+        sums_QJG1 = query_QHE.view(len(query_QHE), key_heads, -1, width) @ sums_QJE1
+        return sums_QJG1.flatten(1) * self.scaling
+
+    def query_QHE(self, queries: Queries) -> torch.Tensor:
+        """The acting queries themselves."""
+        if queries.step:
+            return self.query_BHTE[:, :, 0]
+        return self.query_BHTE[queries.group_Q, :, queries.place_Q]
+
+    def output_QHE(self, queries: Queries) -> torch.Tensor:
+        """The acting queries' outputs so far."""
+        if queries.step:
+            return self.output_BTHE[:, 0]
+        return self.output_BTHE[queries.group_Q, queries.place_Q]
+
+    def placed(self, queries: Queries, output_QHE: torch.Tensor) -> torch.Tensor:
+        """The outputs (B, T, H, E) with the acting queries' replaced, a new tensor.
+
+        Queries without an image keep theirs, bit for bit.
+        """
+        if queries.step and queries.all_shown:
+            return output_QHE.unsqueeze(1)
+        if not queries.all_shown:
+            output_QHE = torch.where(queries.shown_Q[:, None, None], output_QHE, self.output_QHE(queries))
+        output_BTHE = self.output_BTHE.clone()
+        output_BTHE[queries.group_Q, queries.place_Q] = output_QHE
+        return output_BTHE
+
+    def attend(self, queries: Queries, logits_QHS: torch.Tensor | None = None) -> torch.Tensor:
+        """The acting queries' outputs (Q, H, E) computed from their weights, not by the back-end.
+
+        With `logits_QHS` given, these (before mask and softmax) take the place of the model's,
+        for later handlers too.
+        """
+        if logits_QHS is not None:
+            self._logits_QHS, self._weights_QHS = logits_QHS, None
+        return self._products(self.weights_QHS(queries), self.values_BJSE, queries)
+
+    def _products(self, left_QHX: torch.Tensor, right_BJXY: torch.Tensor, queries: Queries) -> torch.Tensor:
+        """(Q, H, X) times each sequence's (J, X, Y), query heads with their key head: (Q, H, Y)."""
+        sequences, key_heads, _, _ = right_BJXY.shape
+        left_BNHX = queries.slotted(left_QHX, sequences)
+        slots, heads = left_BNHX.shape[1:3]
+        # (B, N, J, G, X) -> (B, J, N, G, X): G query heads share a key head.
+        grouped = left_BNHX.unflatten(2, (key_heads, -1)).transpose(1, 2).flatten(2, 3)
+        product = (grouped @ right_BJXY).unflatten(2, (slots, heads // key_heads)).transpose(1, 2)
+        return queries.unslotted(product.flatten(2, 3))
+
+
+@contextmanager
+def attention_control(vlm: Vlm, handlers: Mapping[int, Sequence[Handler]]) -> Iterator[None]:
+    """Hand the attention of decoder blocks (layer: handlers in order) over, and put it back.
+
+    Contexts nest: an inner one's handlers come after those of the outer ones. Raises
+    ModelError for a layer the model does not have and for a back-end other than SDPA or eager.
+    """
+    modules = vlm.adapter.attentions(vlm.model)
+    for layer in handlers:
+        if not 0 <= layer < len(modules):
+            raise ModelError(expected=f"a layer from 0 to {len(modules) - 1}", got=str(layer))
+    with controlled({modules[layer]: (layer, chain) for layer, chain in handlers.items()}):
+        yield
+
+
+@contextmanager
+def controlled(modules: Mapping[nn.Module, tuple[int, Sequence[Handler]]]) -> Iterator[None]:
+    """`attention_control` of modules that call transformers' AttentionInterface themselves.
+
+    Each module comes with the layer number its handlers are to be told.
+    """
+    AttentionInterface.register(NAME, _attention)
+    with ExitStack() as stack:
+        for module, (layer, handlers) in modules.items():
+            stack.enter_context(_lent(module, layer, handlers))
+        yield
+
+
+@dataclass(slots=True)
+class _Control:
+    """What a controlled module runs: its own back-end and everybody's handlers."""
+
+    backend: str
+    layer: int
+    handlers: list[Handler]
+
+
+_CONTROLS: WeakKeyDictionary[nn.Module, _Control] = WeakKeyDictionary()
+
+
+@contextmanager
+def _lent(module: Any, layer: int, handlers: Sequence[Handler]) -> Iterator[None]:
+    """One module with its attention handed over."""
+    if module in _CONTROLS:
+        control = _CONTROLS[module]
+        before = control.handlers
+        control.handlers = [*before, *handlers]
+        try:
+            yield
+        finally:
+            control.handlers = before
+        return
+    own = module.config
+    backend = own._attn_implementation
+    if backend not in ("sdpa", "eager"):
+        raise ModelError(
+            expected="a model loaded with attention sdpa or eager",
+            got=repr(backend),
+            hint="load it with model.attention=sdpa",
+        )
+    lent = copy.copy(own)
+    lent._attn_implementation = NAME
+    _CONTROLS[module] = _Control(backend, layer, list(handlers))
+    module.config = lent
+    try:
+        yield
+    finally:
+        module.config = own
+        del _CONTROLS[module]
+
+
+def _attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What transformers calls in a controlled module; (B, T, H, E) and eager's maps, unchanged."""
+    control = _CONTROLS[module]
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    backend, maps = _backend(control.backend, module), []
+
+    def base() -> torch.Tensor:
+        output_BTHE, weights = backend(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        maps.append(weights)
+        return output_BTHE
+
+    call = AttentionCall(control.layer, query, key, value, scaling, base)
+    for handler in control.handlers:
+        call.take(handler(call))
+    return call.output_BTHE, maps[0] if maps else None
+
+
+def _backend(name: str, module: nn.Module) -> Callable[..., Any]:
+    """The function that transformers would have called."""
+    if name == "eager":
+        # Each modelling file has its own, and every attention class uses its file's.
+        return sys.modules[type(module).__module__].eager_attention_forward
+    from transformers import AttentionInterface
+
+    return AttentionInterface._global_mapping["sdpa"]
