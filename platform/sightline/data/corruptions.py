@@ -1,11 +1,13 @@
-"""Images spoiled on purpose: the wrong evidence that preference pairs are mined from.
+"""Images spoiled on purpose: wrong evidence to mine pairs from, shaken pictures to derive directions from.
 
-Two published disturbances, each a pure function of an image and a seed:
+Each is a pure function of an image and of a seed or an amount. Two are published:
 
 * `diffuse`: t steps of VCD's forward diffusion (Leng et al., CVPR 2024, `vcd_add_noise.py`).
   It acts on pixels normalised to [-1, 1] (mean 0.5, std 0.5) and is mapped back to uint8.
 * `noise`: what MMed-RAG's released code (`train_dpo_2stages.py`) puts in an image's place:
   N(0, 1) clipped to [0, 1]. Nothing of the image but its size remains.
+
+Two are plain photography: `blur` and `brighten`.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageEnhance, ImageFilter
 
 from sightline.errors import ConfigError
 
@@ -58,3 +60,13 @@ def noise_array(shape: tuple[int, ...], *, seed: int) -> np.ndarray:
 def noise(image: Image.Image, *, seed: int) -> Image.Image:
     """Pure noise of the image's size."""
     return Image.fromarray(noise_array((image.height, image.width, 3), seed=seed))
+
+
+def blur(image: Image.Image, *, radius: float) -> Image.Image:
+    """An RGB image behind a Gaussian blur of so many pixels' standard deviation; 0 = as it is."""
+    return image.convert("RGB").filter(ImageFilter.GaussianBlur(radius))
+
+
+def brighten(image: Image.Image, *, factor: float) -> Image.Image:
+    """An RGB image with every value times `factor`, cut off at 255; 1 = as it is, 0 = black."""
+    return ImageEnhance.Brightness(image.convert("RGB")).enhance(factor)
