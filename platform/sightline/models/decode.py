@@ -6,8 +6,11 @@ compacted and waiting rows join them. What a row answers does not depend on its
 neighbours: positions are its own, padding is hidden, and random numbers are drawn from
 a seed and the row's own content.
 
-Plain decoding only: a checkpoint's `generation_config` gives its stop tokens, nothing
-else (no repetition penalty, no beams).
+A row may be decoded as several streams that a `strategy` compares; without one the largest
+logit wins. A checkpoint's `generation_config` gives its stop tokens, nothing else (no
+repetition penalty, no beams).
+
+Names: R rows, K streams a row, N = R * K sequences, A, G, T, D as in `prefix`, V vocabulary.
 """
 
 from __future__ import annotations
@@ -15,16 +18,20 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.cache_utils import DynamicCache
 
 from sightline.errors import ModelError
+from sightline.models.batch import Batch, Continuation
 from sightline.models.cache import RowCache
 from sightline.models.encoding import EncodedRow
+from sightline.models.passes import announce, step_pass
 from sightline.models.prefix import SharedForward, attention_mask
+from sightline.models.strategy import EarlyOutputs, Step, Strategy
 
 if TYPE_CHECKING:
     from sightline.models.adapters.base import Adapter
@@ -40,58 +47,6 @@ class Sampling:
     seed: int = 0
 
 
-@dataclass(slots=True)
-class Continuation:
-    """What one row (or one sample of it) was continued with, the stop token included."""
-
-    row: int
-    sample: int
-    draws: list[float]
-    """Uniform numbers in [0, 1), one a token; empty when greedy."""
-    ids: list[int] = field(default_factory=list)
-    logprob: float = 0.0
-    """Sum of the ids' natural log-probabilities at temperature 1."""
-    finished: bool = False
-    """Whether it ended with a stop token."""
-    ended: bool = False
-    """Finished, or cut off at `max_new_tokens`."""
-
-
-@dataclass(slots=True)
-class _Batch:
-    """Rows being decoded. `next_ids_R` are chosen but not yet fed to the model."""
-
-    continuations: list[Continuation]
-    cache: RowCache
-    next_ids_R: torch.Tensor
-    positions_R: torch.Tensor
-    """The position of the token to feed next; one number serves all axes."""
-
-    def kept(self) -> _Batch | None:
-        """The rows that go on, or None when there are none."""
-        keep = [i for i, c in enumerate(self.continuations) if not c.ended]
-        if not keep:
-            return None
-        if len(keep) == len(self.continuations):
-            return self
-        rows = torch.tensor(keep, device=self.next_ids_R.device)
-        return _Batch(
-            [self.continuations[i] for i in keep],
-            self.cache.kept(rows),
-            self.next_ids_R[rows],
-            self.positions_R[rows],
-        )
-
-    def joined(self, other: _Batch) -> _Batch:
-        """The rows of both."""
-        return _Batch(
-            self.continuations + other.continuations,
-            self.cache.joined(other.cache),
-            torch.cat([self.next_ids_R, other.next_ids_R]),
-            torch.cat([self.positions_R, other.positions_R]),
-        )
-
-
 @dataclass(frozen=True)
 class Decoding:
     """A model and how to decode with it; `__call__` does the work."""
@@ -102,53 +57,72 @@ class Decoding:
     stop_ids: frozenset[int]
     image_token_id: int
     batch_size: int
-    """Most rows (samples counted) decoded at once."""
+    """Most sequences (samples and streams counted) decoded at once."""
     reuse_prefix: bool = True
+    strategy: Strategy | None = None
 
-    def __call__(self, rows: Sequence[EncodedRow]) -> list[list[Continuation]]:
-        """Continue each row's prompt; `num_samples` continuations a row, in the rows' order."""
-        longest = max((len(row) for row in rows), default=0)
+    @cached_property
+    def _early(self) -> EarlyOutputs:
+        layers = self.strategy.layers if self.strategy is not None else ()
+        return EarlyOutputs(self.adapter, self.model, layers)
+
+    def __call__(
+        self, rows: Sequence[EncodedRow], others: Sequence[Sequence[EncodedRow]] = ()
+    ) -> list[list[Continuation]]:
+        """Continue each row's prompt; `num_samples` continuations a row, in the rows' order.
+
+        `others` are further streams, each with one prompt a row.
+        """
+        bundles = [list(bundle) for bundle in zip(rows, *others, strict=True)]
+        beside = [row for stream in others for row in stream]
+        longest = max((len(row) for row in (*rows, *beside)), default=0)
         check_length(self.adapter, self.model, longest + self.sampling.max_new_tokens)
         results: list[list[Continuation]] = [[] for _ in rows]
         forward = SharedForward(self.adapter, self.model, self.image_token_id, reuse_prefix=self.reuse_prefix)
+        width = self.sampling.num_samples * (1 + len(others))
         # No part larger than half a batch: it can join when the other half has ended.
-        most = max(1, self.batch_size // (2 * self.sampling.num_samples))
-        waiting = deque(forward.parts(rows, most))
-        batch: _Batch | None = None
-        while waiting or batch is not None:
-            free = self.batch_size - (len(batch.continuations) if batch is not None else 0)
-            taken = _take(waiting, free // self.sampling.num_samples, at_least_one=batch is None)
-            if taken:
-                fresh = self._prefill(forward, rows, taken)
-                for continuation in fresh.continuations:
-                    results[continuation.row].append(continuation)
-                batch = batch.joined(fresh) if batch is not None else fresh
-            assert batch is not None
-            self._advance(batch, refill=bool(waiting))
-            batch = batch.kept()
+        waiting = deque(forward.parts(rows, max(1, self.batch_size // (2 * width)), beside))
+        batch: Batch | None = None
+        with self._early.attached():
+            while waiting or batch is not None:
+                free = self.batch_size - (len(batch.prompts) if batch is not None else 0)
+                taken = _take(waiting, free // width, at_least_one=batch is None)
+                if taken:
+                    fresh = self._prefill(forward, bundles, taken)
+                    for continuation in fresh.continuations:
+                        results[continuation.row].append(continuation)
+                    batch = batch.joined(fresh) if batch is not None else fresh
+                assert batch is not None
+                self._advance(batch, refill=bool(waiting))
+                batch = batch.kept()
         return results
 
-    def _prefill(self, forward: SharedForward, rows: Sequence[EncodedRow], taken: list[int]) -> _Batch:
+    def _prefill(
+        self, forward: SharedForward, bundles: Sequence[Sequence[EncodedRow]], taken: list[int]
+    ) -> Batch:
         """Run the prompts of the rows `taken` and choose the first token of each sample."""
-        cache = DynamicCache()
-        hidden_GTD, packed = forward([rows[i] for i in taken], cache)
+        rows = [row for i in taken for row in bundles[i]]
+        packed, inputs = forward.prepare(rows)
+        streams = len(rows) // len(taken)
         samples = range(self.sampling.num_samples)
-        order = [(r, s) for r in range(len(taken)) for s in samples]
-        groups = [packed.group_R[r] for r, _ in order]
-        paths = [packed.path_R[r] for r, _ in order]
+        order = [r * streams + k for r in range(len(taken)) for _ in samples for k in range(streams)]
+        groups = [packed.group_R[n] for n in order]
+        paths = [packed.path_R[n] for n in order]
         last = [int(path[-1]) for path in paths]
-        hidden_RD = hidden_GTD[groups, last]
-        positions_R = packed.positions_AGT[0, groups, last].to(hidden_RD.device) + 1
-        batch = _Batch(
-            [Continuation(taken[r], s, self._draws(rows[taken[r]], s)) for r, s in order],
-            RowCache.from_packed(cache, groups, paths),
+        self._early.expect(groups[::streams], last[::streams])
+        cache = DynamicCache()
+        hidden_GTD = forward.run(inputs, cache)
+        batch = Batch(
+            [Continuation(i, s, self._draws(bundles[i][0], s)) for i in taken for s in samples],
+            [rows[n] for n in order],
+            RowCache.from_packed(cache, groups, paths, [rows[n].spans.image_indices() for n in order]),
             torch.empty(0),
-            positions_R,
+            packed.positions_AGT[0, groups, last].to(hidden_GTD.device) + 1,
         )
-        self._choose(batch, hidden_RD)
+        self._choose(batch, hidden_GTD[groups, last])
         return batch
 
-    def _advance(self, batch: _Batch, *, refill: bool) -> None:
+    def _advance(self, batch: Batch, *, refill: bool) -> None:
         """Step until every row has ended; sooner, when half the batch is free and rows wait.
 
         Without rows waiting it also stops when half of a larger batch has ended, so that
@@ -161,28 +135,33 @@ class Decoding:
                 return
             self._step(batch)
 
-    def _step(self, batch: _Batch) -> None:
-        """Feed the chosen tokens and choose the next ones."""
+    def _step(self, batch: Batch) -> None:
+        """Feed the chosen tokens, the same to all streams of a row, and choose the next ones."""
         decoder, cache = self.adapter.decoder(self.model), batch.cache
         cache.reserve()
-        embeds_R1D = self.adapter.embeddings(self.model)(batch.next_ids_R[:, None])
+        embeds_N1D = self.adapter.embeddings(self.model)(batch.next_ids_N()[:, None])
         visible = cache.visible(cache.length + 1)
-        positions_R1 = batch.positions_R[:, None]
+        positions_N1 = batch.positions_N[:, None]
         axes = self.adapter.position_axes
+        self._early.expect(slice(None, None, batch.streams), -1)
+        announce(self.model, partial(step_pass, cache.images_RP, cache.starts_R, cache.length + 1))
         outputs = decoder(
-            inputs_embeds=embeds_R1D,
-            attention_mask=attention_mask(decoder, visible, embeds_R1D.dtype),
-            position_ids=positions_R1 if axes == 1 else positions_R1.expand(axes, -1, -1),
+            inputs_embeds=embeds_N1D,
+            attention_mask=attention_mask(decoder, visible, embeds_N1D.dtype),
+            position_ids=positions_N1 if axes == 1 else positions_N1.expand(axes, -1, -1),
             past_key_values=cache,
             use_cache=True,
         )
-        batch.positions_R = batch.positions_R + 1
+        batch.positions_N = batch.positions_N + 1
         self._choose(batch, outputs.last_hidden_state[:, -1])
 
-    def _choose(self, batch: _Batch, hidden_RD: torch.Tensor) -> None:
-        """Pick each row's next token from its hidden state and record it."""
-        logits_RV = self.adapter.lm_head(self.model)(hidden_RD).float()
-        ids_R = self._sample(batch, logits_RV) if self.sampling.temperature > 0 else logits_RV.argmax(-1)
+    def _choose(self, batch: Batch, hidden_ND: torch.Tensor) -> None:
+        """Pick each row's next token from its streams' hidden states and record it."""
+        logits_NV = self.adapter.lm_head(self.model)(hidden_ND).float()
+        logits_KRV = logits_NV.unflatten(0, (-1, batch.streams)).transpose(0, 1)
+        logits_RV = logits_KRV[0]
+        scores_RV = self._scores(batch, logits_KRV, hidden_ND)
+        ids_R = self._sample(batch, scores_RV) if self.sampling.temperature > 0 else scores_RV.argmax(-1)
         logprobs_R = logits_RV.gather(1, ids_R[:, None])[:, 0] - logits_RV.logsumexp(-1)
         batch.next_ids_R = ids_R
         for continuation, token, logprob in zip(
@@ -196,13 +175,26 @@ class Decoding:
             full = len(continuation.ids) >= self.sampling.max_new_tokens
             continuation.ended = continuation.finished or full
 
-    def _sample(self, batch: _Batch, logits_RV: torch.Tensor) -> torch.Tensor:
+    def _scores(self, batch: Batch, logits_KRV: torch.Tensor, hidden_ND: torch.Tensor) -> torch.Tensor:
+        """What the next tokens are chosen by: the strategy's scores, or the logits themselves."""
+        if self.strategy is None:
+            return logits_KRV[0]
+        step = Step(
+            logits_KRV,
+            self._early.take(hidden_ND[:: batch.streams]),
+            self.adapter.final_norm(self.model),
+            self.adapter.lm_head(self.model),
+            [c.ids for c in batch.continuations],
+        )
+        return self.strategy.scores(step)
+
+    def _sample(self, batch: Batch, scores_RV: torch.Tensor) -> torch.Tensor:
         """Inverse-transform sampling: the token whose share of the unit interval holds the draw."""
         draws = [c.draws[min(len(c.ids), len(c.draws) - 1)] for c in batch.continuations]
-        draws_R1 = torch.tensor(draws, dtype=torch.float64, device=logits_RV.device)[:, None]
-        edges_RV = (logits_RV.double() / self.sampling.temperature).softmax(-1).cumsum(-1)
+        draws_R1 = torch.tensor(draws, dtype=torch.float64, device=scores_RV.device)[:, None]
+        edges_RV = (scores_RV.double() / self.sampling.temperature).softmax(-1).cumsum(-1)
         ids_R = torch.searchsorted(edges_RV, draws_R1 * edges_RV[:, -1:], right=True)[:, 0]
-        return ids_R.clamp_(max=logits_RV.shape[1] - 1)
+        return ids_R.clamp_(max=scores_RV.shape[1] - 1)
 
     def _draws(self, row: EncodedRow, sample: int) -> list[float]:
         """Random numbers that depend on the seed and the row's content, not on its place."""

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from sightline.models.encoding import EncodedRow
+from sightline.models.passes import announce, prompt_pass
 
 if TYPE_CHECKING:
     from sightline.models.adapters.base import Adapter
@@ -150,9 +151,14 @@ class SharedForward:
         self._unseen: dict[int, dict[Hashable, EncodedRow]] = {}
         self._features: dict[Hashable, torch.Tensor] = {}
 
-    def parts(self, rows: Sequence[EncodedRow], most: int) -> list[list[int]]:
-        """Indices of rows to compute together, at most `most` each, parts of like cost adjacent."""
-        for row in rows:
+    def parts(
+        self, rows: Sequence[EncodedRow], most: int, beside: Sequence[EncodedRow] = ()
+    ) -> list[list[int]]:
+        """Indices of rows to compute together, at most `most` each, parts of like cost adjacent.
+
+        `beside` are rows that come along with these without being planned: further streams.
+        """
+        for row in (*rows, *beside):
             key = self._adapter.image_key(row)
             self._rows_to_come[key] += 1
             self._unseen.setdefault(id(row.image), {})[key] = row
@@ -168,12 +174,19 @@ class SharedForward:
     def __call__(self, rows: Sequence[EncodedRow], cache: Any = None) -> tuple[torch.Tensor, Packed]:
         """Last hidden states (G, T, D); keys and values go into `cache` when one is given."""
         packed, inputs = self.prepare(rows)
+        return self.run(inputs, cache), packed
+
+    def run(self, inputs: dict[str, Any], cache: Any = None) -> torch.Tensor:
+        """What `prepare` made, through the decoder: last hidden states (G, T, D)."""
         decoder = self._adapter.decoder(self._model)
         outputs = decoder(**inputs, past_key_values=cache, use_cache=cache is not None)
-        return outputs.last_hidden_state, packed
+        return outputs.last_hidden_state
 
     def prepare(self, rows: Sequence[EncodedRow]) -> tuple[Packed, dict[str, Any]]:
-        """The rows packed, and the decoder's inputs: embeddings with images in place, mask, positions."""
+        """The rows packed, and the decoder's inputs: embeddings with images in place, mask, positions.
+
+        Announces the pass (`passes`): call the decoder with these inputs next.
+        """
         groups = group_rows(self._adapter, rows, reuse_prefix=self._reuse_prefix)
         packed = pack(self._adapter, self._model, rows, groups)
         embeds_GTD = self._embed(rows, groups, packed)
@@ -182,6 +195,7 @@ class SharedForward:
             visible = visible.unsqueeze(1).to(embeds_GTD.device)
         positions_AGT = packed.positions_AGT.to(embeds_GTD.device)
         decoder = self._adapter.decoder(self._model)
+        announce(self._model, partial(prompt_pass, rows, packed, self._image_token_id, embeds_GTD.device))
         return packed, {
             "inputs_embeds": embeds_GTD,
             "attention_mask": attention_mask(decoder, visible, embeds_GTD.dtype),

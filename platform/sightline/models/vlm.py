@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from sightline.activations.sites import Site
     from sightline.config.model import ModelConfig
+    from sightline.models.strategy import Strategy
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 AttentionKind = Literal["sdpa", "eager"]
@@ -141,13 +142,18 @@ class Vlm:
         seed: int = 0,
         batch_size: int = 16,
         reuse_prefix: bool = True,
+        strategy: Strategy | None = None,
+        streams: Sequence[Sequence[Prompt]] = (),
     ) -> list[list[Answer]]:
         """`num_samples` answers to each prompt; `temperature` 0 is greedy.
 
         Prompts that hold the same image object share its encoding and the keys and values
         of what they have in common (`reuse_prefix`). An answer depends on its prompt and
         the seed alone, never on its neighbours or `batch_size` (up to float noise).
-        `logprob` is at temperature 1 and includes the stop token.
+        `logprob` is the model's own, at temperature 1, and includes the stop token.
+
+        A `strategy` scores the next token in the logits' place. It may compare `streams`:
+        each has one further prompt a row, and is fed the tokens chosen for the row.
         """
         from sightline.models.decode import Decoding, Sampling
 
@@ -156,6 +162,7 @@ class Vlm:
                 expected="max_new_tokens, num_samples, batch_size >= 1 and temperature >= 0",
                 got=f"{max_new_tokens}, {num_samples}, {batch_size}, {temperature}",
             )
+        _check_streams(len(prompts), strategy, streams)
         decoding = Decoding(
             self.adapter,
             self.model,
@@ -164,11 +171,17 @@ class Vlm:
             self.image_token_id,
             batch_size,
             reuse_prefix,
+            strategy,
         )
         continued = []
         with self._inference():
             for window in _windows(len(prompts), batch_size):
-                continued += decoding(self.encode(prompts[window]))
+                views = [prompts[window], *(stream[window] for stream in streams)]
+                # All in one call: what shows the same image object shares its pixels.
+                rows = self.encode([prompt for view in views for prompt in view])
+                size = len(views[0])
+                first, *others = [rows[i : i + size] for i in range(0, len(rows), size)]
+                continued += decoding(first, others)
         return [
             [Answer(self._text(c.ids), tuple(c.ids), c.logprob, c.finished) for c in samples]
             for samples in continued
@@ -284,6 +297,17 @@ class Vlm:
                 yield
         finally:
             self.model.train(training)
+
+
+def _check_streams(count: int, strategy: Strategy | None, streams: Sequence[Sequence[Prompt]]) -> None:
+    """Refuse streams that do not fit the prompts, or that nothing would compare."""
+    if streams and strategy is None:
+        raise ModelError(
+            expected="a strategy that compares the streams", got=f"{len(streams)} of them and no strategy"
+        )
+    for stream in streams:
+        if len(stream) != count:
+            raise ModelError(expected=f"{count} prompts a stream, one a row", got=str(len(stream)))
 
 
 def _windows(count: int, batch_size: int) -> list[slice]:
