@@ -7,7 +7,8 @@
     │   └── PairError          a preference pair lacks a side, or both sides are equal
     ├── ModelError             a model cannot be loaded or used as asked
     │   ├── UnknownFamilyError no adapter knows this architecture
-    │   └── SpanError          image, question or answer could not be located exactly
+    │   ├── SpanError          image, question or answer could not be located exactly
+    │   └── InterventionError  an intervention cannot act on this model, or did not
     ├── CacheMismatchError     cached values belong to another model, template or row
     ├── ResourceError          the cluster can never provide what was asked for
     └── StorageError           a folder or URI cannot be written or is incomplete
@@ -63,6 +64,10 @@ class UnknownFamilyError(ModelError):
 
 class SpanError(ModelError):
     """Image, question, answer or generation prompt could not be located exactly."""
+
+
+class InterventionError(ModelError):
+    """An intervention cannot be attached to this model as asked, or its hooks were never called."""
 
 
 class CacheMismatchError(SightlineError):

@@ -4,7 +4,8 @@ All rows end at the same slot, so a decoding step writes one slot for all of the
 own tokens start at `starts_R[r]`, and what lies before is padding that its mask hides.
 Buffers are allocated with room ahead, so a step copies nothing.
 
-It knows nothing of tokens or models. Names: R rows, S slots, H heads, E head width.
+It knows nothing of tokens or models, only which slots hold image tokens. Names: R rows,
+S slots, H heads, E head width, P image tokens.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers.cache_utils import Cache
 
 ROOM = 64
@@ -26,13 +28,21 @@ class RowCache(Cache):
     To transformers it is a cache of full-attention layers without a maximum length.
     """
 
-    def __init__(self, pairs: list[tuple[torch.Tensor, torch.Tensor]], length: int, starts_R: torch.Tensor):
+    def __init__(
+        self,
+        pairs: list[tuple[torch.Tensor, torch.Tensor]],
+        length: int,
+        starts_R: torch.Tensor,
+        images_RP: torch.Tensor,
+    ):
         super().__init__(layers=[])
         self.pairs = pairs
         """Keys and values of each layer, (R, H, S + room, E)."""
         self.length = length
         """Slots in use, the same in every row and layer."""
         self.starts_R = starts_R
+        self.images_RP = images_RP
+        """Each row's image tokens, counted from the row's own start; -1 beyond them."""
         self._padded = int(starts_R.max()) > 0
 
     # -- what transformers asks of a cache ------------------------------------------------
@@ -65,8 +75,17 @@ class RowCache(Cache):
         return (slots >= self.starts_R[:, None])[:, None, None]
 
     @classmethod
-    def from_packed(cls, packed: Cache, group_R: Sequence[int], path_R: Sequence[np.ndarray]) -> RowCache:
-        """Take each row's own tokens out of packed sequences (see `prefix.Packed`)."""
+    def from_packed(
+        cls,
+        packed: Cache,
+        group_R: Sequence[int],
+        path_R: Sequence[np.ndarray],
+        images_R: Sequence[Sequence[int]],
+    ) -> RowCache:
+        """Take each row's own tokens out of packed sequences (see `prefix.Packed`).
+
+        `images_R`: each row's image tokens, as indices into the row.
+        """
         longest = max(len(path) for path in path_R)
         slots_RS = np.zeros((len(path_R), longest), dtype=np.int64)
         for r, path in enumerate(path_R):
@@ -81,7 +100,8 @@ class RowCache(Cache):
 
         pairs = [(gathered(keys), gathered(values)) for keys, values in found]
         starts = torch.tensor([longest - len(path) for path in path_R], device=device)
-        return cls(pairs, longest, starts)
+        images_RP = pad_sequence([torch.tensor(i, dtype=torch.long) for i in images_R], True, -1.0)
+        return cls(pairs, longest, starts, images_RP.to(device))
 
     def kept(self, rows: torch.Tensor) -> RowCache:
         """Only these rows, without the slots that are padding for all of them."""
@@ -95,7 +115,7 @@ class RowCache(Cache):
             )
             for k, v in self.pairs
         ]
-        return RowCache(pairs, length, starts - trim)
+        return RowCache(pairs, length, starts - trim, self.images_RP[rows])
 
     def joined(self, other: RowCache) -> RowCache:
         """The rows of both, aligned at their ends."""
@@ -110,7 +130,8 @@ class RowCache(Cache):
             for (k, v), (other_k, other_v) in zip(self.pairs, other.pairs, strict=True)
         ]
         starts = [c.starts_R + (length - c.length) for c in (self, other)]
-        return RowCache(pairs, length, torch.cat(starts))
+        images = pad_sequence([*self.images_RP, *other.images_RP], True, -1.0)
+        return RowCache(pairs, length, torch.cat(starts), images)
 
     def reserve(self) -> None:
         """Make sure that one more slot can be written."""
