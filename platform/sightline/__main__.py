@@ -1,7 +1,7 @@
 """The command `sightline`: look at this installation or at activations, or ask a model.
 
     sightline doctor [--config FILE.yaml ...] [key=value ...]
-    sightline ask photo.jpg "Is there a dog in the image?"
+    sightline ask photo.jpg "Is there a dog in the image?" [--mitigate spin:k=0.8 ...]
     sightline activations verify DIR
     sightline activations export-halp DIR OUT
     sightline activations import-halp SOURCE OUT [--labels FILE.csv]
@@ -12,10 +12,14 @@ Jobs are scripts of their own (`python jobs/dpo.py --help`); this command starts
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import sightline
+from sightline.config.mitigations import help_text, mitigations_of, signatures
 from sightline.errors import SightlineError
 
 
@@ -35,7 +39,12 @@ def parser() -> argparse.ArgumentParser:
         "whose fields `python jobs/dpo.py --help` lists.",
     )
 
-    ask = commands.add_parser("ask", help="ask a model one question about an image")
+    _add_ask(commands.add_parser("ask", help="ask a model one question about an image"))
+    _add_activations(commands.add_parser("activations", help="check, export and import activations"))
+    return root
+
+
+def _add_ask(ask: argparse.ArgumentParser) -> None:
     ask.add_argument("image", help="an image file")
     ask.add_argument("question", help="what to ask")
     ask.add_argument("--model", default="world", help="`world` (default), a folder, or a hub name")
@@ -43,9 +52,28 @@ def parser() -> argparse.ArgumentParser:
     ask.add_argument("--adapter", default=None, help="folder of a trained LoRA adapter")
     ask.add_argument("--context", default="", help="a text shown to the model as `Reference:`")
     ask.add_argument("--max-new-tokens", type=int, default=96, help="longest answer (default 96)")
+    ask.add_argument(
+        "--mitigate",
+        action=_Mitigate,
+        default=[],
+        metavar="TYPE:KEY=VALUE,...",
+        help="answer once greedily and once with this, side by side; may be given several times "
+        "(interventions add up; at most one decoder); `--mitigate help` explains every setting",
+    )
+    ask.formatter_class = argparse.RawDescriptionHelpFormatter
+    ask.epilog = f"what --mitigate takes, with its defaults:\n{textwrap.indent(signatures(), '  ')}"
 
-    _add_activations(commands.add_parser("activations", help="check, export and import activations"))
-    return root
+
+class _Mitigate(argparse.Action):
+    """Gathers the texts; `help` explains them and leaves."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: Any = None
+    ) -> None:
+        if values == "help":
+            print(help_text())
+            parser.exit()
+        setattr(namespace, self.dest, [*getattr(namespace, self.dest), values])
 
 
 def _add_activations(parser: argparse.ArgumentParser) -> None:
@@ -116,13 +144,20 @@ def _doctor(settings: Sequence[str]) -> int:
 
 
 def _ask(arguments: argparse.Namespace) -> int:
+    mitigations = mitigations_of(arguments.mitigate)
+
     from sightline.data.images import load_image
+    from sightline.evaluation import side_by_side
     from sightline.models.prompts import Prompt
     from sightline.models.vlm import Vlm
 
     image = load_image(arguments.image)
     vlm = Vlm.load(arguments.model, revision=arguments.revision, adapter_path=arguments.adapter)
     prompt = Prompt(image=image, question=arguments.question, context=arguments.context)
+    if mitigations:
+        columns = side_by_side.ask(vlm, prompt, mitigations, max_new_tokens=arguments.max_new_tokens)
+        print(side_by_side.table(columns, shutil.get_terminal_size().columns))
+        return 0
     print(vlm.generate_text([prompt], max_new_tokens=arguments.max_new_tokens)[0])
     return 0
 

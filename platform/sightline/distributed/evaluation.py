@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sightline.config.evaluation import EvaluationConfig
+from sightline.config.mitigations import Mitigation
 from sightline.config.model import ModelConfig
 from sightline.config.resources import ResourcesConfig
 from sightline.distributed.shards import run_sharded
 from sightline.errors import DataError
 from sightline.evaluation.predictions import Predict, PredictConfig, Prediction
+from sightline.mitigations import recorded
 from sightline.records import Example
 
 
@@ -21,6 +23,7 @@ def predict(
     settings: EvaluationConfig,
     resources: ResourcesConfig,
     out_dir: str,
+    mitigations: Sequence[Mitigation] = (),
     identity: Mapping[str, Any] | None = None,
     ray: bool = True,
     describe: str = "",
@@ -29,14 +32,15 @@ def predict(
 
     `out_dir` keeps the answers: run again, finished shards are read, not asked. Pass the
     model's `Vlm.identity` in `identity` when weights may change under the same name
-    (a trained adapter): a folder with another model's answers is then refused.
+    (a trained adapter): a folder with another model's answers is then refused, as is one of
+    other `mitigations` (their directions' contents included).
     """
     if not examples:
         raise DataError(expected="at least one example to evaluate", got="none")
     run = run_sharded(
         [example.to_row() for example in examples],
         Predict,
-        PredictConfig(model, settings),
+        PredictConfig(model, settings, tuple(mitigations)),
         out_dir,
         shard_rows=settings.shard_rows,
         batch_size=settings.batch_size,
@@ -49,6 +53,8 @@ def predict(
             "model": model.model_dump(mode="json", exclude={"device"}),
             "max_new_tokens": settings.max_new_tokens,
             "short_answer_tokens": settings.short_answer_tokens,
+            # Absent where there are none, so that folders from before mitigations go on.
+            **({"mitigations": recorded(mitigations)} if mitigations else {}),
             **(identity or {}),
         },
         ray=ray,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sightline.config.evaluation import EvaluationConfig
+from sightline.config.mitigations import Mitigation
 from sightline.config.model import ModelConfig
 from sightline.errors import ImageError
 from sightline.records import Answer, Example
@@ -53,23 +54,26 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class PredictConfig:
-    """What the Worker needs to start: which model, and how long answers may be."""
+    """What the Worker needs to start: which model, how long answers may be, how it decodes."""
 
     model: ModelConfig
     evaluation: EvaluationConfig
+    mitigations: tuple[Mitigation, ...] = ()
 
 
 class Predict:
-    """Answers batches of `Example.to_row()` columns with greedy decoding.
+    """Answers batches of `Example.to_row()` columns, greedily unless mitigations say otherwise.
 
-    `vlm` is loaded from `config.model` unless one is handed over (in one process).
+    `vlm` is loaded from `config.model` unless one is handed over (in one process). Raises what
+    `Mitigated` raises when the mitigations do not fit the model, before any question is asked.
     """
 
     def __init__(self, config: PredictConfig, vlm: Vlm | None = None):
+        from sightline.mitigations import Mitigated
         from sightline.models.vlm import Vlm
 
         self._settings = config.evaluation
-        self._vlm = vlm or Vlm.of(config.model)
+        self._model = Mitigated(vlm or Vlm.of(config.model), config.mitigations)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Columns of `Prediction.to_row()`, in the order they came."""
@@ -105,12 +109,12 @@ class Predict:
         from sightline.models.prompts import Prompt
 
         settings = self._settings
-        samples = self._vlm.generate(
+        answers = self._model.generate(
             [Prompt(images[uri], question, context) for uri, question, context, _ in asked],
             max_new_tokens=settings.max_new_tokens if long else settings.short_answer_tokens,
             batch_size=settings.batch_size,
         )
-        return {key: answers[0] for key, answers in zip(asked, samples, strict=True)}
+        return dict(zip(asked, answers, strict=True))
 
 
 Asked = tuple[str, str, str, bool]
