@@ -152,7 +152,7 @@ class DeriveSettings(Frozen):
     max_pixels: PositiveInt = 40_000_000
     """Width times height of the largest image that is decoded; a larger one costs its rows."""
     batch_size: PositiveInt = 32
-    """Captions, or pictures, of one forward pass."""
+    """Captions, or perturbed images, of one forward pass."""
     shard_rows: PositiveInt = 16
     """Pairs, or images, a shard; at most this much is redone by a worker that was killed."""
 

@@ -73,6 +73,11 @@ class Storage:
         self._filesystem.move(temporary, self._path(name))
         return int(size)
 
+    def read_bytes(self, name: str) -> bytes:
+        """One whole file."""
+        with self._filesystem.open_input_stream(self._path(name)) as stream:
+            return bytes(stream.read())
+
     def read_json(self, name: str) -> Any:
         with self._filesystem.open_input_stream(self._path(name)) as stream:
             return json.loads(stream.read())

@@ -34,7 +34,9 @@ def perturbed(
     match how:
         case Mask():
             patch = vlm.model.config.vision_config.patch_size
-            pixels = mask_patches(inputs.tensors["pixel_values"], patch=patch, ratio=how.ratio, generator=draw)
+            pixels = mask_patches(
+                inputs.tensors["pixel_values"], patch=patch, ratio=how.ratio, generator=draw
+            )
             return replace(inputs, tensors={**inputs.tensors, "pixel_values": pixels})
         case Blur():
             spoiled = blur(image, radius=how.radius * _uniform(draw))

@@ -67,7 +67,10 @@ def _read(
     packed, inputs = forward.prepare(rows)
     length = packed.ids_GT.shape[1]
     flat_R = torch.tensor(
-        [g * length + path[place] for g, path, place in zip(packed.group_R, packed.path_R, places, strict=True)],
+        [
+            g * length + path[place]
+            for g, path, place in zip(packed.group_R, packed.path_R, places, strict=True)
+        ],
         device=vlm.device,
     )
     blocks = vlm.adapter.text_blocks(vlm.model)

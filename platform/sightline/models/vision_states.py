@@ -28,9 +28,7 @@ class _AllRead(Exception):  # noqa: N818  (it is no error: it ends a forward ear
 
 
 @torch.inference_mode()
-def vision_states(
-    vlm: Vlm, images: Sequence[ImageInputs], *, embeddings: bool = False
-) -> list[torch.Tensor]:
+def vision_states(vlm: Vlm, images: Sequence[ImageInputs], *, embeddings: bool = False) -> list[torch.Tensor]:
     """For each image (pictures, L, P, W) in float32: the output of each vision block.
 
     With `embeddings`, what enters block 0 stands in front (L + 1 layers). All images go through

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sightline.world.nouns import COMPANIONS, plural, with_article
+from sightline.world.nouns import COLORS, COMPANIONS, CONTEXTS, plural, with_article
 from sightline.world.questions import NUMBERS
 from sightline.world.scenes import Scene
 
@@ -30,6 +30,20 @@ def annotated(scene: Scene, rng: np.random.Generator) -> str:
     if assumed and rng.random() < ASSUMED_COMPANION_ODDS:
         phrases.append(with_article(assumed))
     return _sentence(scene, phrases)
+
+
+def with_invented(scene: Scene, count: int, rng: np.random.Generator) -> str:
+    """The faithful caption, going on with `count` things that are not there but would be expected.
+
+    First the absent companions of what is there, then the context's most frequent absent nouns;
+    where even these run out, the caption names fewer.
+    """
+    companions = [c for noun in scene.objects if (c := COMPANIONS.get(noun)) and c not in scene.objects]
+    usual = [noun for noun in CONTEXTS[scene.context] if noun not in scene.objects]
+    invented = list(dict.fromkeys([*companions, *usual]))[:count]
+    colors = rng.choice(list(COLORS), size=len(invented))
+    added = [f"{with_article(str(color))} {noun}" for color, noun in zip(colors, invented, strict=True)]
+    return _sentence(scene, _phrases(scene) + added)
 
 
 def assumed_companion(scene: Scene) -> str:

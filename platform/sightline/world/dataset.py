@@ -38,7 +38,7 @@ def write(
     """
     folder = Path(folder).absolute()
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    population = list(stream(SEEDS[split] + _SEED_STRIDE * seed, scenes))
+    population = scenes_of(split, scenes, seed)
     ask = _mining_questions if split in ("train", "mine") else _benchmarks
     asked = list(ask(population, seed))
     if with_references:
@@ -56,6 +56,11 @@ def write(
                 out.write(json.dumps(example.to_row()) + "\n")
     partial.rename(path)
     return path
+
+
+def scenes_of(split: str, count: int, seed: int = 0) -> list[Scene]:
+    """The first `count` scenes of a split's stream, in the order in which `write` writes them."""
+    return list(stream(SEEDS[split] + _SEED_STRIDE * seed, count))
 
 
 def _example(
