@@ -56,6 +56,8 @@ class Adapter(ABC):
     """Axes of the decoder's rotary positions: 1, or 3 (time, height, width)."""
     takes_position_ids: ClassVar[bool] = True
     """Whether the family's own forward accepts `position_ids`."""
+    class_tokens: ClassVar[int] = 0
+    """Tokens that the vision tower puts before a picture's patches."""
     image_tensors: ClassVar[tuple[str, ...]]
     """Names of the processor's per-image tensors that the model's forward takes."""
     images_kwargs: ClassVar[dict[str, Any]] = {}
@@ -102,6 +104,24 @@ class Adapter(ABC):
     def attention_outputs(self, model: Any) -> list[Any]:
         """Each decoder block's linear projection of the concatenated heads (`o_proj`)."""
         return [attention.o_proj for attention in self.attentions(model)]
+
+    def text_mlps(self, model: Any) -> list[nn.Module]:
+        """Each decoder block's MLP, whose output joins the residual stream as it is."""
+        return [block.mlp for block in self.text_blocks(model)]
+
+    def vision_mlps(self, model: Any) -> list[nn.Module]:
+        """Each vision block's MLP, whose output joins the residual stream as it is."""
+        return [block.mlp for block in self.vision_blocks(model)]
+
+    def vision_tokens(self, model: Any) -> int | None:
+        """Tokens of one picture (image or tile) in the vision blocks; None where pictures differ."""
+        vision = model.config.vision_config
+        return (vision.image_size // vision.patch_size) ** 2 + self.class_tokens
+
+    def text_width(self, model: Any) -> int:
+        """Features of the decoder's hidden state."""
+        embeddings: Any = self.embeddings(model)
+        return embeddings.weight.shape[1]
 
     def final_norm(self, model: Any) -> nn.Module:
         """The norm between the last block and the head."""
@@ -166,6 +186,10 @@ class Adapter(ABC):
         """Drop the batch axis of a processor tensor made from one image."""
         return tensor[0]
 
+    def pixel_noise(self, processor: Any, pixels: torch.Tensor, seed: int) -> torch.Tensor:
+        """Standard normal noise for the `pixel_values` of one image, float32, of their shape."""
+        return standard_normal(pixels.shape, seed)
+
     @abstractmethod
     def collate_images(self, images: Sequence[ImageInputs]) -> dict[str, torch.Tensor]:
         """Per-image tensors -> the model's inputs, in the order of `images`."""
@@ -212,6 +236,14 @@ class Adapter(ABC):
     def sequence_inputs(self, rows: Sequence[EncodedRow], ids_BT: torch.Tensor) -> dict[str, torch.Tensor]:
         """Further per-token inputs of the model's own forward, padded like `ids_BT`."""
         return {}
+
+
+def standard_normal(shape: Sequence[int], seed: int) -> torch.Tensor:
+    """float32 on the CPU, the same on every machine."""
+    import numpy as np
+    import torch
+
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal(tuple(shape), dtype=np.float32))
 
 
 def stack_padded(tensors: Sequence[torch.Tensor]) -> torch.Tensor:

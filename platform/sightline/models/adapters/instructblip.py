@@ -25,6 +25,7 @@ class InstructBlipAdapter(Adapter):
     model_types = ("instructblip",)
     supports_shared_prefix = False
     takes_position_ids = False
+    class_tokens = 1
     image_tensors = ("pixel_values",)
 
     def model_class(self, config: Any) -> Any:

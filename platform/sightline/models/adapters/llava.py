@@ -20,6 +20,7 @@ class LlavaAdapter(Adapter):
     """One square image, a fixed number of image tokens."""
 
     model_types = ("llava",)
+    class_tokens = 1
     image_tensors: ClassVar[tuple[str, ...]] = ("pixel_values",)
 
     def model_class(self, config: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sightline.models.adapters.base import Adapter, SeenImage
+from sightline.models.adapters.base import Adapter, SeenImage, standard_normal
 from sightline.models.encoding import EncodedRow, ImageInputs
 
 if TYPE_CHECKING:
@@ -48,6 +48,10 @@ class Qwen2VlAdapter(Adapter):
         # Qwen2-VL's config calls the decoder's width `hidden_size` and its own `embed_dim`.
         return model.config.vision_config.embed_dim
 
+    def vision_tokens(self, model: Any) -> int | None:
+        # The blocks see the patches of all images in one line, as many as each image has.
+        return None
+
     def decoder(self, model: Any) -> Any:
         return model.model.language_model
 
@@ -59,6 +63,16 @@ class Qwen2VlAdapter(Adapter):
 
     def single(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         return tensor if name == "pixel_values" else tensor[0]
+
+    def pixel_noise(self, processor: Any, pixels: torch.Tensor, seed: int) -> torch.Tensor:
+        """One frame's noise, repeated: a picture stands in its patches once for each frame.
+
+        Noise of its own on each copy would cancel out in part where the tower adds them up.
+        """
+        images = processor.image_processor
+        frames, area = images.temporal_patch_size, images.patch_size**2
+        noise_NCA = standard_normal((len(pixels), pixels.shape[1] // (frames * area), area), seed)
+        return noise_NCA.unsqueeze(2).expand(-1, -1, frames, -1).reshape(pixels.shape)
 
     def collate_images(self, images: Sequence[ImageInputs]) -> dict[str, torch.Tensor]:
         import torch
