@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sightline.config.benchmark import BenchmarkConfig
 from sightline.config.dataset import WorldDataset
 from sightline.config.extract import ExtractSettings
 from sightline.config.mine import MineConfig
@@ -284,7 +285,7 @@ def plan(config: MineConfig) -> str:
     return "".join(f"{name:<12} {value}\n" for name, value in sections.items())
 
 
-def lexicon(settings: MineSettings | ExtractSettings) -> dict[str, str]:
+def lexicon(settings: MineSettings | ExtractSettings | BenchmarkConfig) -> dict[str, str]:
     """Surface form -> node word: the file named in the settings, or the world's COCO nouns."""
     if settings.lexicon is None:
         from sightline.world.nouns import LEXICON

@@ -75,9 +75,7 @@ class Matched:
     account: Account
 
 
-def write_answers(
-    files: Files, name: str, conditions: Conditions, answers: Sequence[Answered]
-) -> None:
+def write_answers(files: Files, name: str, conditions: Conditions, answers: Sequence[Answered]) -> None:
     """Write `name`.json (conditions) and `name`.jsonl, each whole or not at all."""
     provenance = {
         "row": conditions.row,

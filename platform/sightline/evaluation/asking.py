@@ -71,9 +71,7 @@ class Ask:
         given: dict[Asked, Answered] = {}
         for long in (False, True):
             first = {
-                asked_of(e): e
-                for e in reversed(examples)
-                if is_long(e) == long and e.image_uri in images
+                asked_of(e): e for e in reversed(examples) if is_long(e) == long and e.image_uri in images
             }
             given |= self._ask(list(first.values())[::-1], images, long) if first else {}
         found = []

@@ -69,9 +69,7 @@ class Meter:
             self._memory = _Memory(self.vlm.device)
         with _counted_passes(self.vlm) as passes:
             started = time.perf_counter()
-            answers = self.generator.generate(
-                prompts, max_new_tokens=max_new_tokens, batch_size=batch_size
-            )
+            answers = self.generator.generate(prompts, max_new_tokens=max_new_tokens, batch_size=batch_size)
             self._memory.settle()
             seconds = time.perf_counter() - started
         tokens = sum(len(answer.token_ids) for answer in answers)

@@ -28,7 +28,7 @@ class Conditions:
     row: str
     mitigations: str
     """The stack as text, `greedy` when there is none."""
-    benchmark: str
+    dataset: str
     items: str
     """Hash of everything that was asked, in order; see `hash_items`."""
     asked: int
@@ -58,7 +58,9 @@ class Conditions:
         names = {f.name for f in dataclasses.fields(cls)}
         if set(values) != names:
             odd = ", ".join(sorted(set(values) ^ names))
-            raise DataError(expected=f"conditions with {', '.join(sorted(names))}", got=f"a difference in {odd}")
+            raise DataError(
+                expected=f"conditions with {', '.join(sorted(names))}", got=f"a difference in {odd}"
+            )
         lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
         return cls(**{**values, **lists})
 

@@ -45,7 +45,7 @@ _README_ROWS = (
 )
 
 
-def _styled(draw: Callable[P, R]) -> Callable[P, R]:
+def styled(draw: Callable[P, R]) -> Callable[P, R]:
     """Draw under our style and leave matplotlib's as it was."""
 
     @functools.wraps(draw)
@@ -58,7 +58,7 @@ def _styled(draw: Callable[P, R]) -> Callable[P, R]:
     return styled
 
 
-@_styled
+@styled
 def forest_svg(comparison: Sequence[Mapping[str, Any]]) -> str:
     """Every difference of a share with its interval, grouped by benchmark; zero is the dark line.
 
@@ -71,7 +71,7 @@ def forest_svg(comparison: Sequence[Mapping[str, Any]]) -> str:
     ]
     groups = list(dict.fromkeys(r["benchmark"] for r in rows))
     height = 0.225 * (len(rows) + 1.35 * len(groups)) + 0.5
-    figure = _figure(9.2, height)
+    figure = new_figure(9.2, height)
     axes = figure.add_subplot(1, 1, 1)
     axes.axvline(0, color=INK, linewidth=0.8, zorder=1)
     y = 0.0
@@ -85,17 +85,17 @@ def forest_svg(comparison: Sequence[Mapping[str, Any]]) -> str:
             y += 1
     axes.set_ylim(y - 0.2, -0.3)
     axes.set_yticks([])
-    _quiet_axes(axes)
+    quiet_axes(axes)
     axes.set_xlabel("after \N{MINUS SIGN} before, percentage points")
     ends = [100 * number(r[k]) for r in rows for k in ("delta", "ci_low", "ci_high")]
     ends = [0.0, *(e for e in ends if not math.isnan(e))]
     slack = 0.04 * max(max(ends) - min(ends), 1.0)
     axes.set_xlim(min(ends) - slack, max(ends) + slack)
     figure.subplots_adjust(left=0.175, right=0.93, top=1 - 0.02 / height, bottom=0.42 / height)
-    return _svg(figure, "forest")
+    return svg_text(figure, "forest")
 
 
-@_styled
+@styled
 def curves_svg(training: Sequence[Mapping[str, Any]]) -> str:
     """Loss, reward margin and preference accuracy by step: each value pale, their running mean on top."""
     panels = [
@@ -110,7 +110,7 @@ def curves_svg(training: Sequence[Mapping[str, Any]]) -> str:
     ]
     if not panels:
         return ""
-    figure = _figure(9.2, 2.3)
+    figure = new_figure(9.2, 2.3)
     for index, (key, title) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), index + 1)
         points = [(number(r["step"]), number(r.get(key))) for r in training]
@@ -125,10 +125,10 @@ def curves_svg(training: Sequence[Mapping[str, Any]]) -> str:
         axes.set_xlabel("step", fontsize=8)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}".replace("e-0", "e-"))
     figure.subplots_adjust(left=0.045, right=0.99, top=0.87, bottom=0.2, wspace=0.3)
-    return _svg(figure, "curves")
+    return svg_text(figure, "curves")
 
 
-@_styled
+@styled
 def before_after_png(report: Mapping[str, Any]) -> bytes:
     """The README's figure: what should fall and what must stay, before and after, with intervals."""
     order = {key: i for i, key in enumerate(_README_ROWS)}
@@ -142,7 +142,7 @@ def before_after_png(report: Mapping[str, Any]) -> bytes:
     panels = [(title, chosen) for title, chosen in panels if chosen]
     width, row_height, head, foot = 11.6, 0.33, 1.12, 0.42
     height = head + foot + row_height * max(len(chosen) for _, chosen in panels)
-    figure = _figure(width, height)
+    figure = new_figure(width, height)
     panel = width / len(panels)
     for index, (title, chosen) in enumerate(panels):
         tall = row_height * len(chosen)
@@ -183,7 +183,8 @@ def _right_label(axes: Axes, text: str, y: float, color: str) -> None:
     axes.annotate(text, (1, y), (8, 0), color=color, fontsize=8.5, **at)
 
 
-def _quiet_axes(axes: Axes) -> None:
+def quiet_axes(axes: Axes) -> None:
+    """Faint vertical lines, no ticks, no left edge: rows speak for themselves."""
     axes.grid(axis="x", color=RULE, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(length=0)
@@ -210,7 +211,7 @@ def _dumbbells(
     axes.set_yticks(range(len(rows)), labels)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}%")
-    _quiet_axes(axes)
+    quiet_axes(axes)
     axes.locator_params(axis="x", nbins=6, steps=[1, 2, 5, 10])
     if all(is_share(row["metric"]) for row in rows):
         low, high = axes.get_xlim()
@@ -246,13 +247,14 @@ def _running_mean(values: np.ndarray) -> np.ndarray:
     return np.convolve(values, kernel, mode="same") / np.convolve(np.ones(len(values)), kernel, mode="same")
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches, bound to no display."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height))
 
 
-def _svg(figure: Figure, name: str) -> str:
+def svg_text(figure: Figure, name: str) -> str:
     """The figure as inline SVG: no XML header, no date, ids that do not clash on one page."""
     import matplotlib as mpl
 

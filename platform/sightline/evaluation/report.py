@@ -193,7 +193,7 @@ def _mining_groups(mining: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _example_view(shown: Mapping[str, Any]) -> dict[str, Any]:
-    named = {side: _segments(shown[side]["text"], shown[side]["wrong"]) for side in ("before", "after")}
+    named = {side: segments(shown[side]["text"], shown[side]["wrong"]) for side in ("before", "after")}
     return dict(shown) | {
         "image": image_data_uri(shown["image_uri"]),
         "label": benchmark_label(shown["benchmark"]),
@@ -203,7 +203,7 @@ def _example_view(shown: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _segments(text: str, wrong: Sequence[Sequence[int]]) -> list[tuple[str, bool]]:
+def segments(text: str, wrong: Sequence[Sequence[int]]) -> list[tuple[str, bool]]:
     """The text cut into (piece, is it wrong). An empty wrong answer becomes a word one can mark."""
     if not text.strip():
         return [("(no answer)", bool(wrong))]

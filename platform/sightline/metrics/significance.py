@@ -72,9 +72,7 @@ def adjust(p_values: Sequence[float], correction: str) -> list[float]:
     raise DataError(expected="a correction: holm, benjamini_hochberg or none", got=repr(correction))
 
 
-def _stepwise(
-    p_values: Sequence[float], factor: Callable[[int, int], float], *, up: bool
-) -> list[float]:
+def _stepwise(p_values: Sequence[float], factor: Callable[[int, int], float], *, up: bool) -> list[float]:
     """Each p times its rank's factor, made monotone from the smallest up or the largest down."""
     adjusted = [math.nan] * len(p_values)
     order = sorted((i for i, p in enumerate(p_values) if not math.isnan(p)), key=lambda i: p_values[i])
