@@ -133,18 +133,40 @@ class RowCache(Cache):
         images = pad_sequence([*self.images_RP, *other.images_RP], True, -1.0)
         return RowCache(pairs, length, torch.cat(starts), images)
 
-    def reserve(self) -> None:
-        """Make sure that one more slot can be written."""
-        if self.length == self.pairs[0][0].shape[2]:
-            self.pairs = [(_aligned(k, self.length), _aligned(v, self.length)) for k, v in self.pairs]
+    def reserve(self, slots: int = 1) -> None:
+        """Make sure that this many more slots can be written."""
+        if self.length + slots > self.pairs[0][0].shape[2]:
+            end, room = self.length, max(ROOM, slots)
+            self.pairs = [
+                (_aligned(k[:, :, :end], end, room), _aligned(v[:, :, :end], end, room))
+                for k, v in self.pairs
+            ]
+
+    def rewind(self, slots: int) -> None:
+        """Forget the last slots of every row."""
+        self.length -= slots
+
+    def branched(self, parents_R: torch.Tensor, picks_R: torch.Tensor, branches: int, since: int) -> None:
+        """Go on with one of the `branches` last slots of one row each, as the rows' last slot.
+
+        Row r becomes row `parents_R[r]` from slot `since` on, followed by its slot number
+        `picks_R[r]` of the branches. Before `since` parent and row must be equal already.
+        """
+        self.length -= branches
+        for tensors in self.pairs:
+            for tensor_RHSE in tensors:
+                picked_RHE = tensor_RHSE[parents_R, :, self.length + picks_R]
+                tensor_RHSE[:, :, since : self.length] = tensor_RHSE[parents_R, :, since : self.length]
+                tensor_RHSE[:, :, self.length] = picked_RHE
+        self.length += 1
 
 
-def _aligned(tensor_RHSE: torch.Tensor, length: int) -> torch.Tensor:
+def _aligned(tensor_RHSE: torch.Tensor, length: int, room: int = ROOM) -> torch.Tensor:
     """A buffer with room ahead whose first `length` slots end with the tensor's.
 
     Zeroed, not empty: a hidden slot has weight 0, and 0 times a stray NaN would be NaN.
     """
     rows, heads, slots, width = tensor_RHSE.shape
-    buffer = tensor_RHSE.new_zeros((rows, heads, length + ROOM, width))
+    buffer = tensor_RHSE.new_zeros((rows, heads, length + room, width))
     buffer[:, :, length - slots : length] = tensor_RHSE
     return buffer

@@ -174,7 +174,7 @@ class Vlm:
             strategy,
         )
         continued = []
-        with self._inference():
+        with self.inference():
             for window in _windows(len(prompts), batch_size):
                 views = [prompts[window], *(stream[window] for stream in streams)]
                 # All in one call: what shows the same image object shares its pixels.
@@ -183,7 +183,7 @@ class Vlm:
                 first, *others = [rows[i : i + size] for i in range(0, len(rows), size)]
                 continued += decoding(first, others)
         return [
-            [Answer(self._text(c.ids), tuple(c.ids), c.logprob, c.finished) for c in samples]
+            [Answer(self.text(c.ids), tuple(c.ids), c.logprob, c.finished) for c in samples]
             for samples in continued
         ]
 
@@ -211,7 +211,7 @@ class Vlm:
         if len(answers) != len(prompts):
             raise ModelError(expected=f"{len(prompts)} answers, one a prompt", got=str(len(answers)))
         scored = []
-        with self._inference():
+        with self.inference():
             for window in _windows(len(prompts), batch_size):
                 rows = self.encode(prompts[window], answers[window])
                 logprobs = token_logprobs(
@@ -270,7 +270,7 @@ class Vlm:
             self.adapter, self.model, tuple(sites), self.image_token_id, batch_size, reuse_prefix
         )
         found = {s.name: np.empty((len(prompts), self.site_width(s)), dtype=np.float32) for s in sites}
-        with self._inference():
+        with self.inference():
             for window in image_windows(prompts, _WINDOW * batch_size):
                 given = [answers[i] for i in window] if answers is not None else None
                 for name, values_ND in capture(self.encode([prompts[i] for i in window], given)).items():
@@ -282,11 +282,12 @@ class Vlm:
         self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
 
-    def _text(self, ids: Sequence[int]) -> str:
+    def text(self, ids: Sequence[int]) -> str:
+        """An answer's ids as text, without special tokens and outer white space."""
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
     @contextmanager
-    def _inference(self) -> Iterator[None]:
+    def inference(self) -> Iterator[None]:
         """No gradients and no dropout inside; the model's mode is put back afterwards."""
         import torch
 
