@@ -35,14 +35,23 @@ def signal_rates() -> np.ndarray:
     return rates
 
 
-def diffuse_array(pixels_HWC: np.ndarray, *, step: int, seed: int) -> np.ndarray:
-    """uint8 pixels after `step` of 1,000 diffusion steps: sqrt(abar) x + sqrt(1 - abar) eps."""
+def diffusion_rates(step: int) -> tuple[float, float]:
+    """Shares of image and of noise after `step` of 1,000 steps: sqrt(abar), sqrt(1 - abar).
+
+    Raises ConfigError for a step outside 0 to 999.
+    """
     if not 0 <= step < STEPS:
         raise ConfigError(expected=f"a diffusion step from 0 to {STEPS - 1}", got=str(step))
     rate = float(signal_rates()[step])
+    return rate, float(np.sqrt(1.0 - rate**2))
+
+
+def diffuse_array(pixels_HWC: np.ndarray, *, step: int, seed: int) -> np.ndarray:
+    """uint8 pixels after `step` of 1,000 diffusion steps: sqrt(abar) x + sqrt(1 - abar) eps."""
+    rate, spread = diffusion_rates(step)
     eps = np.random.default_rng(seed).standard_normal(pixels_HWC.shape, dtype=np.float32)
     normalised = pixels_HWC.astype(np.float32) / 127.5 - 1.0
-    noisy = rate * normalised + float(np.sqrt(1.0 - rate**2)) * eps
+    noisy = rate * normalised + spread * eps
     return np.rint((noisy.clip(-1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)
 
 

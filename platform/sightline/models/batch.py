@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 import torch
 
 from sightline.models.cache import RowCache
-from sightline.models.encoding import EncodedRow
 
 
 @dataclass(slots=True)
@@ -36,8 +35,8 @@ class Batch:
     """Rows being decoded. `next_ids_R` are chosen but not yet fed to the model."""
 
     continuations: list[Continuation]
-    prompts: list[EncodedRow]
-    """N: the prompt of each sequence."""
+    streams: int
+    """K."""
     cache: RowCache
     """Of N sequences."""
     next_ids_R: torch.Tensor
@@ -45,9 +44,9 @@ class Batch:
     """The position of the token to feed next; one number serves all axes."""
 
     @property
-    def streams(self) -> int:
-        """K."""
-        return len(self.prompts) // len(self.continuations)
+    def size(self) -> int:
+        """N, the sequences that the model decodes."""
+        return len(self.positions_N)
 
     def next_ids_N(self) -> torch.Tensor:  # noqa: N802  (the shape is part of the name)
         """The chosen tokens as every stream is fed them."""
@@ -61,13 +60,13 @@ class Batch:
         if len(keep) == len(self.continuations):
             return self
         device, streams = self.next_ids_R.device, self.streams
-        sequences = [i * streams + k for i in keep for k in range(streams)]
-        index_N = torch.tensor(sequences, device=device)
+        index_R = torch.tensor(keep, device=device)
+        index_N = (index_R[:, None] * streams + torch.arange(streams, device=device)).flatten()
         return Batch(
             [self.continuations[i] for i in keep],
-            [self.prompts[n] for n in sequences],
+            streams,
             self.cache.kept(index_N),
-            self.next_ids_R[torch.tensor(keep, device=device)],
+            self.next_ids_R[index_R],
             self.positions_N[index_N],
         )
 
@@ -75,7 +74,7 @@ class Batch:
         """The rows of both."""
         return Batch(
             self.continuations + other.continuations,
-            self.prompts + other.prompts,
+            self.streams,
             self.cache.joined(other.cache),
             torch.cat([self.next_ids_R, other.next_ids_R]),
             torch.cat([self.positions_N, other.positions_N]),

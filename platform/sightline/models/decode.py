@@ -15,7 +15,6 @@ Names: R rows, K streams a row, N = R * K sequences, A, G, T, D as in `prefix`, 
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from transformers.cache_utils import DynamicCache
 from sightline.errors import ModelError
 from sightline.models.batch import Batch, Continuation
 from sightline.models.cache import RowCache
-from sightline.models.encoding import EncodedRow
+from sightline.models.encoding import EncodedRow, content_seed
 from sightline.models.passes import announce, step_pass
 from sightline.models.prefix import SharedForward, attention_mask
 from sightline.models.strategy import EarlyOutputs, Step, Strategy
@@ -85,7 +84,7 @@ class Decoding:
         batch: Batch | None = None
         with self._early.attached():
             while waiting or batch is not None:
-                free = self.batch_size - (len(batch.prompts) if batch is not None else 0)
+                free = self.batch_size - (batch.size if batch is not None else 0)
                 taken = _take(waiting, free // width, at_least_one=batch is None)
                 if taken:
                     fresh = self._prefill(forward, bundles, taken)
@@ -114,7 +113,7 @@ class Decoding:
         hidden_GTD = forward.run(inputs, cache)
         batch = Batch(
             [Continuation(i, s, self._draws(bundles[i][0], s)) for i in taken for s in samples],
-            [rows[n] for n in order],
+            streams,
             RowCache.from_packed(cache, groups, paths, [rows[n].spans.image_indices() for n in order]),
             torch.empty(0),
             packed.positions_AGT[0, groups, last].to(hidden_GTD.device) + 1,
@@ -128,7 +127,7 @@ class Decoding:
         Without rows waiting it also stops when half of a larger batch has ended, so that
         the caller drops the ended rows.
         """
-        size = self.batch_size if refill else len(batch.continuations)
+        size = self.batch_size // batch.streams if refill else len(batch.continuations)
         enough = size // 2 if refill or size > 4 else 0
         while (active := sum(not c.ended for c in batch.continuations)) > 0:
             if active <= enough and active < len(batch.continuations):
@@ -200,11 +199,8 @@ class Decoding:
         """Random numbers that depend on the seed and the row's content, not on its place."""
         if self.sampling.temperature == 0:
             return []
-        digest = hashlib.sha256(f"{self.sampling.seed} {sample} {row.prompt_ids}".encode())
-        if row.image is not None:
-            for name in sorted(row.image.tensors):
-                digest.update(row.image.tensors[name].numpy().tobytes())
-        generator = torch.Generator().manual_seed(int.from_bytes(digest.digest()[:7], "big"))
+        seed = content_seed(f"{self.sampling.seed} {sample} {row.prompt_ids}", row.image)
+        generator = torch.Generator().manual_seed(seed)
         return torch.rand(self.sampling.max_new_tokens, generator=generator, dtype=torch.float64).tolist()
 
 

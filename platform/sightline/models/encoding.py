@@ -7,6 +7,7 @@ rule, so the ids equal those of the processor's full call (the tests compare the
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -59,6 +60,15 @@ class EncodedRow:
 
 
 Encoded = list[EncodedRow]
+
+
+def content_seed(text: str, image: ImageInputs | None) -> int:
+    """A seed that depends on a text and an image's content alone, below 2**56."""
+    digest = hashlib.sha256(text.encode())
+    if image is not None:
+        for name in sorted(image.tensors):
+            digest.update(image.tensors[name].numpy().tobytes())
+    return int.from_bytes(digest.digest()[:7], "big")
 
 
 def encode(

@@ -1,0 +1,1 @@
+"""Ways to choose tokens other than the likeliest: contrasts, layers, beams, sampling."""
