@@ -63,6 +63,10 @@ class Adapter(ABC):
     images_kwargs: ClassVar[dict[str, Any]] = {}
     """What the processor passes to its image processor by default."""
 
+    exported_names: ClassVar[tuple[str, str]] = ("", "")
+    """(pattern, replacement) of weight names that vLLM wants otherwise than transformers saves them;
+    transformers loads both."""
+
     # -- loading ------------------------------------------------------------------------
     @abstractmethod
     def model_class(self, config: Any) -> Any:

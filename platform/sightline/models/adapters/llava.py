@@ -21,6 +21,7 @@ class LlavaAdapter(Adapter):
 
     model_types = ("llava",)
     class_tokens = 1
+    exported_names = (r"vision_tower\.(?!vision_model\.)", "vision_tower.vision_model.")
     image_tensors: ClassVar[tuple[str, ...]] = ("pixel_values",)
 
     def model_class(self, config: Any) -> Any:
