@@ -36,11 +36,13 @@ def test_vision_states_do_not_depend_on_neighbours(family):
 def test_vision_states_are_the_towers_hidden_states():
     vlm = tiny_vlm("llava")
     (image,) = prepared(vlm, (40, 40))
+    block = vlm.adapter.vision_blocks(vlm.model)[0]
+    before = len(block._forward_hooks)
     (states,) = vision_states(vlm, [image], embeddings=True)
+    assert len(block._forward_hooks) == before, "the hooks are gone"
     with torch.no_grad():
         tower = vlm.model.model.vision_tower(image.tensors["pixel_values"][None], output_hidden_states=True)
     torch.testing.assert_close(states[0], torch.stack(tower.hidden_states)[:, 0])
-    assert not vlm.adapter.vision_blocks(vlm.model)[0]._forward_hooks, "the hooks are gone"
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -10,6 +10,7 @@ import json
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from sightline.records import PreferencePair
 
 QUESTION = "Describe this image in detail."
 """Asked where a row brings no question; VTI asks nothing else."""
+Plurals = Callable[[str], Sequence[str]]
+Reader = Callable[[Mapping[str, Any], str], PreferencePair | None]
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 
 
@@ -34,27 +37,31 @@ def read_vti(
 
 
 def read_chair(
-    path: str | Path, *, image_root: str | Path | None = None, limit: int | None = None, seed: int = 42
+    path: str | Path,
+    plurals: Plurals,
+    *,
+    image_root: str | Path | None = None,
+    limit: int | None = None,
+    seed: int = 42,
 ) -> list[PreferencePair]:
     """A CHAIR-annotated JSONL: `image`, `caption`, `hallucinated` (or CHAIR's own
     `mscoco_hallucinated_words`), and maybe `question` and `id`.
 
+    CHAIR names singulars, so `plurals` (`metrics.objects.plurals`) says how else a word is spelled.
     Captions without a hallucinated word, and those with one in every sentence, make no pair.
     Raises DataError as `read_vti` does, and where not one pair is left.
     """
-    return _read(path, _from_chair, image_root=image_root, limit=limit, seed=seed)
+    reader = partial(_from_chair, plurals=plurals)
+    return _read(path, reader, image_root=image_root, limit=limit, seed=seed)
 
 
-def without_sentences(caption: str, words: Sequence[str]) -> str:
-    """The caption without the sentences that hold one of `words` (any case, singular or plural)."""
-    named = "|".join(re.escape(word.strip()) for word in words if word.strip())
-    if not named:
+def without_sentences(caption: str, words: Sequence[str], plurals: Plurals) -> str:
+    """The caption without the sentences that hold one of `words`, in any case, singular or plural."""
+    forms = [form for word in words if word.strip() for form in (word.strip(), *plurals(word.strip()))]
+    if not forms:
         return caption
-    found = re.compile(rf"\b(?:{named})(?:s|es)?\b", re.IGNORECASE)
+    found = re.compile(rf"\b(?:{'|'.join(map(re.escape, forms))})\b", re.IGNORECASE)
     return " ".join(s for s in _SENTENCE.split(caption.strip()) if not found.search(s))
-
-
-Reader = Callable[[Mapping[str, Any], str], PreferencePair | None]
 
 
 def _read(
@@ -98,7 +105,7 @@ def _from_vti(row: Mapping[str, Any], where: str) -> PreferencePair:
     return _pair(row, _text(row, "value", where), _text(row, "h_value", where), "vti", where)
 
 
-def _from_chair(row: Mapping[str, Any], where: str) -> PreferencePair | None:
+def _from_chair(row: Mapping[str, Any], where: str, *, plurals: Plurals) -> PreferencePair | None:
     caption = _text(row, "caption", where)
     words = row.get("hallucinated", row.get("mscoco_hallucinated_words"))
     if not isinstance(words, list):
@@ -107,7 +114,8 @@ def _from_chair(row: Mapping[str, Any], where: str) -> PreferencePair | None:
             got=f"{words!r} at {where}",
         )
     # CHAIR's own output gives (word in the caption, node word).
-    clean = without_sentences(caption, [w if isinstance(w, str) else str(w[0]) for w in words])
+    named = [word if isinstance(word, str) else str(word[0]) for word in words]
+    clean = without_sentences(caption, named, plurals)
     return _pair(row, clean, caption, "chair", where) if clean and clean != caption else None
 
 

@@ -38,6 +38,7 @@ from sightline.evaluation.run_folder import plain
 from sightline.interventions.derive import Derived, text_direction, visual_direction
 from sightline.interventions.directions import Directions
 from sightline.interventions.directions_figure import directions_png
+from sightline.metrics.objects import plurals
 from sightline.models.loading import resolve
 from sightline.records import PreferencePair
 
@@ -157,7 +158,9 @@ def load_pairs(pairs: PairsConfig, *, scratch: str) -> list[PreferencePair]:
         case WorldPairs():
             return _world_pairs(pairs, scratch)
         case ChairPairs():
-            return read_chair(pairs.path, image_root=pairs.image_root, limit=pairs.limit, seed=pairs.seed)
+            return read_chair(
+                pairs.path, plurals, image_root=pairs.image_root, limit=pairs.limit, seed=pairs.seed
+            )
         case VtiPairs():
             return read_vti(pairs.path, image_root=pairs.image_root, limit=pairs.limit, seed=pairs.seed)
         case _:

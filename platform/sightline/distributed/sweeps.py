@@ -32,12 +32,13 @@ from sightline.probes.bank import train_bank
 from sightline.probes.epochs import Epoch
 from sightline.probes.search import Course, End, SearchSpace, Trial
 
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # no tables; `Watch` says one line a trial
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard files a trial
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "2",  # a killed search repeats no more than this
 }
+"""What Ray Tune is to do and to leave, in every search of ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ def search(
 
     `features` maps sites to (N, D). Raises StorageError if fewer trials came back than asked.
     """
-    for name, value in _ENVIRONMENT.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
     from ray import tune

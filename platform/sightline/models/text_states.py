@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from sightline.models.vlm import Vlm
 
 
-@torch.inference_mode()
 def caption_states(
     vlm: Vlm,
     prompts: Sequence[Prompt],
@@ -44,10 +43,11 @@ def caption_states(
     places = [_last(vlm, row) for row in rows]
     forward = SharedForward(vlm.adapter, vlm.model, vlm.image_token_id)
     states: list[torch.Tensor] = [torch.empty(0)] * len(rows)
-    for taken in forward.parts(rows, batch_size):
-        read_RLD = _read(vlm, forward, [rows[i] for i in taken], [places[i] for i in taken], released)
-        for i, one_LD in zip(taken, read_RLD.cpu(), strict=True):
-            states[i] = one_LD
+    with vlm.inference():
+        for taken in forward.parts(rows, batch_size):
+            read_RLD = _read(vlm, forward, [rows[i] for i in taken], [places[i] for i in taken], released)
+            for i, one_LD in zip(taken, read_RLD.cpu(), strict=True):
+                states[i] = one_LD
     return torch.stack(states)
 
 

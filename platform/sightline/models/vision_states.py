@@ -27,7 +27,6 @@ class _AllRead(Exception):  # noqa: N818  (it is no error: it ends a forward ear
     """Raised behind the last block: connector and language model are not needed."""
 
 
-@torch.inference_mode()
 def vision_states(vlm: Vlm, images: Sequence[ImageInputs], *, embeddings: bool = False) -> list[torch.Tensor]:
     """For each image (pictures, L, P, W) in float32: the output of each vision block.
 
@@ -38,7 +37,7 @@ def vision_states(vlm: Vlm, images: Sequence[ImageInputs], *, embeddings: bool =
     taps = _Taps(len(blocks))
     nothing = slice(0, 0)
     rows = [EncodedRow([], Spans((), nothing, nothing, nothing), image) for image in images]
-    with taps.attached(blocks), suppress(_AllRead):
+    with vlm.inference(), taps.attached(blocks), suppress(_AllRead):
         vlm.adapter.see_images(vlm.model, rows)
     layers = range(-1 if embeddings else 0, len(blocks))
     states = torch.stack([taps.take(layer).float() for layer in layers])
