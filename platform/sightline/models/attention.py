@@ -73,7 +73,8 @@ class Queries:
     @classmethod
     def of(cls, current: Pass) -> Queries:
         """Lay out a pass's acting queries; once a pass, not once a layer."""
-        step = current.phase == "decode"
+        # Not every decoding pass is one: OPERA feeds several candidates of a sequence at once.
+        step = current.phase == "decode" and not bool(current.place_Q.any())
         slot_Q, slots = torch.zeros_like(current.group_Q), 1
         if not step:
             same_QQ = current.group_Q[:, None] == current.group_Q[None, :]
@@ -301,27 +302,19 @@ def _attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """What transformers calls in a controlled module; (B, T, H, E) and eager's maps, unchanged."""
+    """What transformers calls in a controlled module; (B, T, H, E), and eager's maps."""
     control = _CONTROLS[module]
+    # Each modelling file has an eager function of its own, which its attention classes call.
+    eager = sys.modules[type(module).__module__].eager_attention_forward
+    backend = ALL_ATTENTION_FUNCTIONS.get_interface(control.backend, eager)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    backend, maps = _backend(control.backend, module), []
 
-    def base() -> torch.Tensor:
-        output_BTHE, weights = backend(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-        maps.append(weights)
-        return output_BTHE
+    def base() -> tuple[torch.Tensor, torch.Tensor | None]:
+        return backend(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
 
     call = AttentionCall(control.layer, query, key, value, scaling, base)
+    # Eager's maps are part of its answer (`output_attentions`): as they were before any handler.
+    maps_BHTS = call.computed() if control.backend == "eager" else None
     for handler in control.handlers:
         call.take(handler(call))
-    return call.output_BTHE, maps[0] if maps else None
-
-
-def _backend(name: str, module: nn.Module) -> Callable[..., Any]:
-    """The function that transformers would have called."""
-    if name == "eager":
-        # Each modelling file has its own, and every attention class uses its file's.
-        return sys.modules[type(module).__module__].eager_attention_forward
-    from transformers import AttentionInterface
-
-    return AttentionInterface._global_mapping["sdpa"]
+    return call.output_BTHE, maps_BHTS
