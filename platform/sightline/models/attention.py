@@ -34,11 +34,13 @@ from sightline.errors import ModelError
 if TYPE_CHECKING:
     from torch import nn
 
-    from sightline.models.passes import Pass
+    from sightline.models.passes import Pass, Passes
     from sightline.models.vlm import Vlm
 
 NAME = "sightline"
 """Our function's name in transformers' AttentionInterface."""
+BACKENDS = ("sdpa", "eager")
+"""What it can stand beside."""
 
 
 class Handler(Protocol):
@@ -108,6 +110,23 @@ class Queries:
         return values_BN[:, 0] if self.step else values_BN[self.group_Q, self.slot_Q]
 
 
+class Acting:
+    """The acting queries of the pass under way, laid out once however many layers ask."""
+
+    def __init__(self, passes: Passes):
+        self._passes = passes
+        self._seen: Pass | None = None
+        self._queries: Queries | None = None
+
+    @property
+    def queries(self) -> Queries:
+        """The current pass's."""
+        current = self._passes.current
+        if self._queries is None or current is not self._seen:
+            self._seen, self._queries = current, Queries.of(current)
+        return self._queries
+
+
 class AttentionCall:
     """One layer's attention in one forward pass, as its handlers see it."""
 
@@ -117,11 +136,14 @@ class AttentionCall:
         query_BHTE: torch.Tensor,
         keys_BJSE: torch.Tensor,
         values_BJSE: torch.Tensor,
+        mask_BHTS: torch.Tensor | None,
         scaling: float,
         base: Callable[[], tuple[torch.Tensor, torch.Tensor | None]],
     ):
         self.layer = layer
         self.query_BHTE, self.keys_BJSE, self.values_BJSE = query_BHTE, keys_BJSE, values_BJSE
+        self.mask_BHTS = mask_BHTS
+        """The back-end's mask, which broadcasts: bool or additive; None = causal or none."""
         self.scaling = scaling
         self._base = base
         self._output_BTHE: torch.Tensor | None = None
@@ -153,11 +175,11 @@ class AttentionCall:
         return self._logits_QHS
 
     def weights_QHS(self, queries: Queries) -> torch.Tensor:
-        """The acting queries' attention weights, 0 at keys they do not see."""
+        """The acting queries' attention weights, float32, 0 at keys they do not see."""
         if self._weights_QHS is None:
             hidden_Q1S = ~queries.visible_QS.unsqueeze(1)
             logits_QHS = self.logits_QHS(queries).masked_fill(hidden_Q1S, float("-inf"))
-            self._weights_QHS = logits_QHS.softmax(-1, dtype=torch.float32).to(logits_QHS.dtype)
+            self._weights_QHS = logits_QHS.softmax(-1, dtype=torch.float32)
         return self._weights_QHS
 
     def image_logits_QH(self, queries: Queries) -> torch.Tensor:
@@ -168,13 +190,12 @@ class AttentionCall:
         """
         if self._logits_QHS is not None:
             return self._logits_QHS.masked_fill(~queries.image_QS.unsqueeze(1), 0.0).sum(-1)
-        sequences, key_heads, _, width = self.keys_BJSE.shape
+        sequences, key_heads = self.keys_BJSE.shape[:2]
         image_BNS = queries.slotted(queries.image_QS.to(self.keys_BJSE.dtype), sequences)
         sums_BJNE = image_BNS.unsqueeze(1) @ self.keys_BJSE
-        sums_QJE1 = queries.unslotted(sums_BJNE.transpose(1, 2)).unsqueeze(-1)
-        query_QHE = self.query_QHE(queries)
-        sums_QJG1 = query_QHE.view(len(query_QHE), key_heads, -1, width) @ sums_QJE1
-        return sums_QJG1.flatten(1) * self.scaling
+        sums_QJE1 = queries.unslotted(sums_BJNE.transpose(1, 2)).unsqueeze(-1).float()
+        query_QJGE = self.query_QHE(queries).unflatten(1, (key_heads, -1)).float()
+        return (query_QJGE @ sums_QJE1).flatten(1) * self.scaling
 
     def query_QHE(self, queries: Queries) -> torch.Tensor:
         """The acting queries themselves."""
@@ -183,7 +204,14 @@ class AttentionCall:
         return self.query_BHTE[queries.group_Q, :, queries.place_Q]
 
     def output_QHE(self, queries: Queries) -> torch.Tensor:
-        """The acting queries' outputs so far."""
+        """The acting queries' outputs so far.
+
+        On a decoding step whose weights a handler has asked for, they are computed from these,
+        and the back-end need not run.
+        """
+        whole = queries.step and queries.all_shown
+        if whole and self._output_BTHE is None and self._weights_QHS is not None:
+            return self.attend(queries)
         if queries.step:
             return self.output_BTHE[:, 0]
         return self.output_BTHE[queries.group_Q, queries.place_Q]
@@ -209,7 +237,8 @@ class AttentionCall:
         """
         if logits_QHS is not None:
             self._logits_QHS, self._weights_QHS = logits_QHS, None
-        return self._products(self.weights_QHS(queries), self.values_BJSE, queries)
+        weights_QHS = self.weights_QHS(queries).to(self.values_BJSE.dtype)
+        return self._products(weights_QHS, self.values_BJSE, queries)
 
     def _products(self, left_QHX: torch.Tensor, right_BJXY: torch.Tensor, queries: Queries) -> torch.Tensor:
         """(Q, H, X) times each sequence's (J, X, Y), query heads with their key head: (Q, H, Y)."""
@@ -233,6 +262,7 @@ def attention_control(vlm: Vlm, handlers: Mapping[int, Sequence[Handler]]) -> It
     for layer in handlers:
         if not 0 <= layer < len(modules):
             raise ModelError(expected=f"a layer from 0 to {len(modules) - 1}", got=str(layer))
+    check_backend(vlm.adapter.decoder(vlm.model).config)
     with controlled({modules[layer]: (layer, chain) for layer, chain in handlers.items()}):
         yield
 
@@ -248,6 +278,16 @@ def controlled(modules: Mapping[nn.Module, tuple[int, Sequence[Handler]]]) -> It
         for module, (layer, handlers) in modules.items():
             stack.enter_context(_lent(module, layer, handlers))
         yield
+
+
+def check_backend(config: Any) -> None:
+    """Refuse attention that is neither SDPA nor eager. Raises ModelError."""
+    if config._attn_implementation not in (*BACKENDS, NAME):
+        raise ModelError(
+            expected=f"a model loaded with attention {' or '.join(BACKENDS)}",
+            got=repr(config._attn_implementation),
+            hint="load it with model.attention=sdpa",
+        )
 
 
 @dataclass(slots=True)
@@ -276,12 +316,6 @@ def _lent(module: Any, layer: int, handlers: Sequence[Handler]) -> Iterator[None
         return
     own = module.config
     backend = own._attn_implementation
-    if backend not in ("sdpa", "eager"):
-        raise ModelError(
-            expected="a model loaded with attention sdpa or eager",
-            got=repr(backend),
-            hint="load it with model.attention=sdpa",
-        )
     lent = copy.copy(own)
     lent._attn_implementation = NAME
     _CONTROLS[module] = _Control(backend, layer, list(handlers))
@@ -312,7 +346,7 @@ def _attention(
     def base() -> tuple[torch.Tensor, torch.Tensor | None]:
         return backend(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
 
-    call = AttentionCall(control.layer, query, key, value, scaling, base)
+    call = AttentionCall(control.layer, query, key, value, attention_mask, scaling, base)
     # Eager's maps are part of its answer (`output_attentions`): as they were before any handler.
     maps_BHTS = call.computed() if control.backend == "eager" else None
     for handler in control.handlers:
