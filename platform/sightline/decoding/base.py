@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
+from sightline.errors import ModelError
 from sightline.records import Answer
 
 if TYPE_CHECKING:
@@ -50,3 +51,11 @@ def plausible(logits_RV: torch.Tensor, share: float) -> torch.Tensor:
     """
     cutoff = math.log(share) if share > 0 else -math.inf
     return logits_RV >= logits_RV.amax(-1, keepdim=True) + cutoff
+
+
+def check_sizes(max_new_tokens: int, batch_size: int) -> None:
+    """Refuse what no decoding can be asked for. Raises ModelError."""
+    if max_new_tokens < 1 or batch_size < 1:
+        raise ModelError(
+            expected="max_new_tokens and batch_size of at least 1", got=f"{max_new_tokens} and {batch_size}"
+        )
