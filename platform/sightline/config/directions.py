@@ -172,7 +172,8 @@ class DirectionsConfig(Frozen):
     perturbation: Perturbation = Mask()
     derive: DeriveSettings = DeriveSettings()
     save_to: Location | None = None
-    """A second folder to write the directions to; null = none."""
+    """A folder that gets each kind by itself as well, as `text/` and `visual/`: how the reference
+    VLM's own lie in the package (`save_to=platform/sightline/world/directions`). null = none."""
     resources: ResourcesConfig = ResourcesConfig()
     dry_run: bool = False
     """Check everything, print the plan, and stop before any work. Same as `--dry-run`."""

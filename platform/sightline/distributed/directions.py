@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, assert_never
 
 import safetensors.numpy
@@ -123,17 +124,19 @@ class Derivation:
             "derive": config.derive.model_dump(mode="json", exclude=_PORTIONS),
             "counts": {kind: facts[kind]["differences"] for kind in derived},
         }
-        directions = Directions(
+        tensors = {_TENSORS[kind]: one.direction for kind, one in derived.items()}
+        make = partial(
+            Directions,
             model_identity(config.model)["identity"],
-            text_LD=derived["text"].direction if "text" in derived else None,
-            visual_LPD=derived["visual"].direction if "visual" in derived else None,
             source=config.model.source,
             revision=resolve(config.model.source, config.model.revision)[1],
             mode=config.derive.mode,
             provenance=made_from,
         )
-        for folder in filter(None, (f"{self.folder}/{ARTEFACT}", config.save_to)):
-            directions.save(folder)
+        directions = make(**tensors)
+        directions.save(f"{self.folder}/{ARTEFACT}")
+        for kind in derived if config.save_to else ():
+            make(**{_TENSORS[kind]: tensors[_TENSORS[kind]]}).save(f"{config.save_to}/{kind}")
         report = plain(
             {
                 "kinds": facts,
@@ -148,6 +151,7 @@ class Derivation:
         return DerivedDirections(f"{storage.uri}/{ARTEFACT}", directions, report)
 
 
+_TENSORS = {"text": "text_LD", "visual": "visual_LPD"}
 _PORTIONS = {"batch_size", "shard_rows"}
 """Settings of how the work is portioned, which its results do not depend on."""
 

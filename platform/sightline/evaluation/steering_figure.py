@@ -49,7 +49,7 @@ def pareto_png(report: Mapping[str, Any]) -> bytes:
 
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11.6, 5.2))
-        grid = figure.add_gridspec(1, 2, left=0.065, right=0.935, top=0.78, bottom=0.105, wspace=0.62)
+        grid = figure.add_gridspec(1, 2, left=0.065, right=0.935, top=0.78, bottom=0.15, wspace=0.62)
         _trials(figure.add_subplot(grid[0, 0]), report)
         if report["confirmed"] is not None:
             _confirmed(figure.add_subplot(grid[0, 1]), report)
@@ -78,15 +78,16 @@ def _trials(axes: Axes, report: Mapping[str, Any]) -> None:
     _mark(axes, baseline, "as it is", INK, (8, -12))
     if chosen is not None:
         _mark(axes, chosen, "chosen", CHOSEN, (8, 8))
-    axes.set_xlabel(f"hallucination: {_named(report['objectives']['hallucination'])}")
-    axes.set_ylabel(f"kept: {_named(report['objectives']['kept'])}")
+    axes.set_xlabel(f"hallucination: {_named(report['objectives']['hallucination'])}", fontsize=8.5)
+    axes.set_ylabel(f"kept: {_named(report['objectives']['kept'])}", fontsize=8.5)
     _limits(axes, trials, baseline)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda value, _: f"{value:g}%")
     axes.grid(color=RULE, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(length=0)
-    axes.legend(frameon=False, fontsize=8, loc="lower right", handletextpad=0.2, borderaxespad=0.2)
+    below: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (-0.01, -0.15), "ncols": len(_DECODERS)}
+    axes.legend(frameon=False, fontsize=8, handletextpad=0.1, columnspacing=1.2, borderaxespad=0.0, **below)
 
 
 def _limits(axes: Axes, trials: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any]) -> None:
@@ -161,13 +162,13 @@ def _caption(figure: Figure, report: Mapping[str, Any]) -> None:
     lines = textwrap.wrap(report["headline"], 122)[:3]
     figure.text(0.012, 0.98, "\n".join(lines), fontsize=10.5, fontweight="bold", va="top")
     note = (
-        f"Shapes: the trial's decoder. Line: Pareto front. Below the dashed line more than "
-        f"{100 * report['objectives']['margin']:g} points of what must be kept are lost. Right: grey as it "
+        f"Shapes: the trial's decoder. Line: Pareto front. Dashed: the model as it is, less the margin of "
+        f"{100 * report['objectives']['margin']:g} points; what is chosen lies above. Right: grey as it "
         f"is, coloured as chosen; teal better, rust worse, grey by chance ({report['confidence']:.0%} paired "
         f"intervals by image)."
     )
     below = 0.98 - 0.043 * len(lines) - 0.012
-    figure.text(0.012, below, "\n".join(textwrap.wrap(note, 175)), fontsize=7.8, color=MUTED, va="top")
+    figure.text(0.012, below, "\n".join(textwrap.wrap(note, 185)), fontsize=7.8, color=MUTED, va="top")
 
 
 def _lost(trial: Mapping[str, Any]) -> bool:

@@ -9,6 +9,7 @@ right   norm of the direction
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,7 @@ def directions_png(report: Mapping[str, Any]) -> bytes:
                 axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
             _quiet(axes)
         _caption(figure, report)
-        figure.subplots_adjust(left=0.05, right=0.955, top=0.7, bottom=0.16, wspace=0.28)
+        figure.subplots_adjust(left=0.05, right=0.955, top=0.68, bottom=0.16, wspace=0.28)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=150, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
@@ -87,7 +88,7 @@ def _caption(figure: Any, report: Mapping[str, Any]) -> None:
     note = (
         f"Text: clean minus hallucinated caption, last token, decoder blocks. Visual: mean of "
         f"{settings['trials']} trials of {how['type']} ({amount}) minus the image, vision blocks. "
-        f"Mean and {settings['rank']} principal axes, {settings['mode']} mode. Dotted: one over the "
+        f"Mean plus rank {settings['rank']}, {settings['mode']} mode. Dotted: one over the "
         f"number of differences."
     )
-    figure.text(0.012, 0.875, note, fontsize=7.6, color=MUTED, va="top")
+    figure.text(0.012, 0.885, "\n".join(textwrap.wrap(note, 185)), fontsize=7.8, color=MUTED, va="top")
