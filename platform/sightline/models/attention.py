@@ -81,7 +81,7 @@ class Queries:
         if not step:
             same_QQ = current.group_Q[:, None] == current.group_Q[None, :]
             slot_Q = same_QQ.tril(-1).sum(1)
-            slots = int(slot_Q.max()) + 1
+            slots = int(slot_Q.max()) + 1 if len(slot_Q) else 0
         shown_Q = current.image_QS.any(-1)
         count = int(shown_Q.sum())
         return cls(
