@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 import torch
 from transformers.cache_utils import DynamicCache
 
-from sightline.models.attention import AttentionCall, Queries, attention_control
+from sightline.models.acting import Queries
+from sightline.models.attention import AttentionCall, attention_control
 from sightline.models.cache import RowCache
 from sightline.models.passes import Pass, Passes, announce, listening, step_pass
 from sightline.models.prefix import attention_mask

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 import torch
 
 from sightline.interventions.base import Calls, Intervention, check_finite, chosen_layers
-from sightline.models.attention import Acting, AttentionCall, attention_control, check_backend
+from sightline.models.acting import Acting
+from sightline.models.attention import AttentionCall, attention_control, check_backend
 from sightline.models.passes import listening
 from sightline.models.vlm import Vlm
 
@@ -25,9 +26,8 @@ class Pai(Intervention):
 
     Only queries whose output chooses the next token are changed, each in its own row of the
     attention; the rest of a prompt goes through the back-end untouched. The released code
-    boosts the last place of a batch instead, which is padding where rows differ in length;
-    for one row at a time both are the same, so there is no `released` mode. Queries that see
-    no image keep their outputs bit for bit.
+    boosts the last place of each pass, which is the same query for prompts padded on the left,
+    so there is no `released` mode. Queries that see no image keep their outputs bit for bit.
 
     In a stack it comes before SPIN, which then ranks heads by the boosted attention.
     """

@@ -17,13 +17,8 @@ import torch
 
 from sightline.errors import InterventionError
 from sightline.interventions.base import Calls, Intervention, check_finite, chosen_layers
-from sightline.models.attention import (
-    Acting,
-    AttentionCall,
-    Queries,
-    attention_control,
-    check_backend,
-)
+from sightline.models.acting import Acting, Queries
+from sightline.models.attention import AttentionCall, attention_control, check_backend
 from sightline.models.passes import listening
 from sightline.models.vlm import Vlm
 

@@ -8,8 +8,8 @@ values after the rotary embedding, and return the heads' outputs before `o_proj`
 loaded back-end (SDPA or eager) computes whatever no handler has computed anew.
 
 Only the rows of attention that handlers ask for are ever computed: those of the acting
-queries (`passes`), whose outputs choose the next tokens. Queries of one key head stand
-together, so grouped-query attention repeats no key.
+queries (`acting`). Queries of one key head stand together, so grouped-query attention
+repeats no key.
 
 Names: B sequences of the pass, T its tokens, S keys (cache included), Q acting queries, N
 most acting queries of a sequence, H query heads, J key heads, E head width.
@@ -34,7 +34,7 @@ from sightline.errors import ModelError
 if TYPE_CHECKING:
     from torch import nn
 
-    from sightline.models.passes import Pass, Passes
+    from sightline.models.acting import Queries
     from sightline.models.vlm import Vlm
 
 NAME = "sightline"
@@ -52,79 +52,6 @@ class Handler(Protocol):
         Must not write into `call.output_BTHE`.
         """
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Queries:
-    """Where the acting queries of a pass are, laid out so that no key is copied for them."""
-
-    group_Q: torch.Tensor
-    place_Q: torch.Tensor
-    slot_Q: torch.Tensor
-    """The number of query q among its sequence's."""
-    image_QS: torch.Tensor
-    visible_QS: torch.Tensor
-    shown_Q: torch.Tensor
-    """Whether the query sees an image at all."""
-    step: bool
-    """Whether this is a decoding step: one token a sequence, and it acts."""
-    slots: int
-    any_shown: bool
-    all_shown: bool
-
-    @classmethod
-    def of(cls, current: Pass) -> Queries:
-        """Lay out a pass's acting queries; once a pass, not once a layer."""
-        # Not every decoding pass is one: OPERA feeds several candidates of a sequence at once.
-        step = current.phase == "decode" and not bool(current.place_Q.any())
-        slot_Q, slots = torch.zeros_like(current.group_Q), 1
-        if not step:
-            same_QQ = current.group_Q[:, None] == current.group_Q[None, :]
-            slot_Q = same_QQ.tril(-1).sum(1)
-            slots = int(slot_Q.max()) + 1 if len(slot_Q) else 0
-        shown_Q = current.image_QS.any(-1)
-        count = int(shown_Q.sum())
-        return cls(
-            current.group_Q,
-            current.place_Q,
-            slot_Q,
-            current.image_QS,
-            current.visible_QS,
-            shown_Q,
-            step,
-            slots,
-            any_shown=count > 0,
-            all_shown=count == len(shown_Q),
-        )
-
-    def slotted(self, values_Q: torch.Tensor, sequences: int) -> torch.Tensor:
-        """(Q, ...) -> (B, N, ...), zero where a sequence has fewer acting queries than N."""
-        if self.step:
-            return values_Q.unsqueeze(1)
-        slotted = values_Q.new_zeros((sequences, self.slots, *values_Q.shape[1:]))
-        slotted[self.group_Q, self.slot_Q] = values_Q
-        return slotted
-
-    def unslotted(self, values_BN: torch.Tensor) -> torch.Tensor:
-        """(B, N, ...) -> (Q, ...)."""
-        return values_BN[:, 0] if self.step else values_BN[self.group_Q, self.slot_Q]
-
-
-class Acting:
-    """The acting queries of the pass under way, laid out once however many layers ask."""
-
-    def __init__(self, passes: Passes):
-        self._passes = passes
-        self._seen: Pass | None = None
-        self._queries: Queries | None = None
-
-    @property
-    def queries(self) -> Queries:
-        """The current pass's."""
-        current = self._passes.current
-        if self._queries is None or current is not self._seen:
-            self._seen, self._queries = current, Queries.of(current)
-        return self._queries
 
 
 class AttentionCall:
@@ -339,7 +266,7 @@ def _attention(
     """What transformers calls in a controlled module; (B, T, H, E), and eager's maps."""
     control = _CONTROLS[module]
     # Each modelling file has an eager function of its own, which its attention classes call.
-    eager = sys.modules[type(module).__module__].eager_attention_forward
+    eager = vars(sys.modules[type(module).__module__]).get("eager_attention_forward")
     backend = ALL_ATTENTION_FUNCTIONS.get_interface(control.backend, eager)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
 
