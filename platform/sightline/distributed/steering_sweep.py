@@ -26,21 +26,20 @@ import yaml
 
 from sightline.config.dataset import WorldDataset
 from sightline.config.directions import DirectionsConfig, Mask
-from sightline.config.mitigations import Mitigation, mitigations_of
+from sightline.config.mitigations import mitigations_of
 from sightline.config.sweep_steering import SweepSteeringConfig
 from sightline.data.examples import check_images
 from sightline.distributed.directions import Derivation, load_pairs
-from sightline.distributed.evaluation import predict
 from sightline.distributed.extraction import model_identity
 from sightline.distributed.mining import lexicon
 from sightline.distributed.progress import LOGGER, duration
 from sightline.distributed.shard_plan import agree_on_plan
 from sightline.distributed.sources import load_examples
+from sightline.distributed.steering_confirm import confirm, headline
 from sightline.distributed.steering_trials import SteeringTask, search
 from sightline.distributed.storage import Storage
 from sightline.distributed.tracking import TrackedRun
 from sightline.errors import DataError
-from sightline.evaluation.compare import compare
 from sightline.evaluation.predictions import Prediction
 from sightline.evaluation.run_folder import RunFolder, write_json
 from sightline.evaluation.scoring import tally
@@ -53,7 +52,6 @@ from sightline.evaluation.steering_search import (
     objectives,
     pareto,
 )
-from sightline.metrics.significance import mcnemar
 from sightline.models.meta import architecture, build_on_meta, measure
 from sightline.records import Example
 
@@ -140,7 +138,10 @@ class SteeringSweep:
                 got="; ".join({trial.error for trial in trials if trial.error}) or "none",
             )
         chosen = choose(trials, baseline, margin=config.objectives.margin)
-        confirmed = self._confirm(chosen) if chosen is not None else None
+        confirmed = None
+        if chosen is not None:
+            with self._stage("confirm"):
+                confirmed = confirm(config, self.folder.path, self.words, chosen)
         report = {
             "name": config.run.name,
             "headline": headline(baseline, chosen, confirmed),
@@ -158,63 +159,6 @@ class SteeringSweep:
         }
         self._write(report, chosen, tracking)
         return report
-
-    def _confirm(self, chosen: SteeringTrial) -> dict[str, Any]:
-        """The chosen mitigations beside none, on the same untouched questions: paired, by image."""
-        config = self.config
-        asked = config.evaluation.dataset or WorldDataset(
-            scenes=config.evaluation.scenes, seed=config.evaluation.seed
-        )
-        examples = load_examples(asked, scratch=self.folder.path / "data", split="test")
-        with self._stage("confirm"):
-            before = self._answers("before", examples, ())
-            after = self._answers("after", examples, mitigations_of(chosen.mitigations))
-        rows = compare(before, after, lexicon=self.words, settings=config.evaluation)
-        sides = {}
-        for side, delta in (("before", "before"), ("after", "after")):
-            scores = {f"{row['benchmark']}.{row['metric']}": row[delta] for row in rows}
-            sides[side] = dict(
-                zip(("hallucination", "kept"), objectives(scores, config.objectives), strict=True)
-            )
-        return {
-            "comparison": rows,
-            "mcnemar": self._mcnemar(before, after),
-            "examples": len(examples),
-            "images": len({example.image_id for example in examples}),
-            **sides,
-        }
-
-    def _answers(
-        self, side: str, examples: Sequence[Example], mitigations: Sequence[Mitigation]
-    ) -> list[Prediction]:
-        config = self.config
-        return predict(
-            examples,
-            model=config.model,
-            settings=config.evaluation,
-            resources=config.resources,
-            out_dir=str(self.folder.path / "confirm" / side),
-            mitigations=mitigations,
-            identity=model_identity(config.model),
-            describe=f"confirm, {side}",
-        )
-
-    def _mcnemar(self, before: Sequence[Prediction], after: Sequence[Prediction]) -> dict[str, float]:
-        """Exact p-value that as many answers became right as wrong, for each benchmark with an accuracy."""
-        failed = {p.example.example_id for p in (*before, *after) if p.error}
-        first, second = (
-            tally(
-                [p for p in side if p.example.example_id not in failed],
-                lexicon=self.words,
-                parser=self.config.evaluation.parser,
-            )
-            for side in (before, after)
-        )
-        return {
-            name: mcnemar(counts.ratios["accuracy"].numerator_N, second[name].ratios["accuracy"].numerator_N)
-            for name, counts in first.items()
-            if "accuracy" in counts.ratios
-        }
 
     def _write(self, report: Mapping[str, Any], chosen: SteeringTrial | None, tracking: TrackedRun) -> None:
         """The report last, so that it stands for a finished sweep."""
@@ -254,31 +198,6 @@ def check_objectives(
     tallies = tally(perfect, lexicon=words, parser=config.evaluation.parser)
     measured = {f"{name}.{metric}": 0.0 for name, counts in tallies.items() for metric in counts.ratios}
     objectives(measured, config.objectives)
-
-
-def headline(
-    baseline: SteeringTrial, chosen: SteeringTrial | None, confirmed: Mapping[str, Any] | None
-) -> str:
-    """One sentence: what was chosen, what it promised, and what is left of it on untouched examples."""
-    if chosen is None or confirmed is None:
-        return (
-            f"No trial lowered hallucination ({baseline.hallucination:.1%}) and kept what must be kept "
-            f"({baseline.kept:.1%})."
-        )
-    before, after = confirmed["before"], confirmed["after"]
-    return (
-        f"{' + '.join(_short(text) for text in chosen.mitigations)} on {confirmed['images']} images that "
-        f"no trial saw: hallucination {before['hallucination']:.1%} to {after['hallucination']:.1%} "
-        f"(promised {chosen.hallucination:.1%}), kept {before['kept']:.1%} to {after['kept']:.1%} "
-        f"(promised {chosen.kept:.1%})."
-    )
-
-
-def _short(text: str) -> str:
-    """Without the folder of the directions."""
-    name, _, settings = text.partition(":")
-    said = [part for part in settings.split(",") if part and not part.startswith("directions=")]
-    return f"{name}:{','.join(said)}" if said else name
 
 
 def _figures_of(report: Mapping[str, Any]) -> dict[str, float]:

@@ -38,6 +38,8 @@ def caption_states(
     in front (L + 1 layers) and the last entry is behind the final norm. Prompts that hold the same
     image object share it. Raises SpanError for an empty caption.
     """
+    if blank := [i for i, caption in enumerate(captions) if not caption.strip()]:
+        raise SpanError(expected="captions of at least one word", got=f"nothing in caption {blank[0]}")
     rows = vlm.encode(prompts, captions)
     check_length(vlm.adapter, vlm.model, max(map(len, rows), default=0))
     places = [_last(vlm, row) for row in rows]
@@ -54,10 +56,7 @@ def caption_states(
 def _last(vlm: Vlm, row: EncodedRow) -> int:
     """The caption's last token: what the answer span holds before the turn's end."""
     end = vlm.adapter.frame(vlm.processor, row.image is not None).end
-    place = row.spans.answer.stop - len(vlm.tokenizer(end, add_special_tokens=False)["input_ids"]) - 1
-    if place < row.spans.answer.start:
-        raise SpanError(expected="a caption of at least one token", got="an empty one")
-    return place
+    return row.spans.answer.stop - len(vlm.tokenizer(end, add_special_tokens=False)["input_ids"]) - 1
 
 
 def _read(
