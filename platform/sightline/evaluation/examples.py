@@ -62,7 +62,7 @@ def wrong_spans(
         return [[m.start, m.end] for m in check_caption(answer, example.objects, lexicon).invented]
     truth = yes_no.parse(example.answer, "strict")
     if example.kind in ("yes_no", "relation") and truth != "unparsed":
-        right = yes_no.parse(answer, parser) == truth
+        right = yes_no.parse(answer, parser, truth == "yes") == truth
     else:
         right = short_answer.equal(answer, example.answer) or short_answer.holds_only(
             answer, example.answer, vocabulary

@@ -1,37 +1,28 @@
 """Yes/no questions in POPE's manner: read the answers, then count.
 
-Two parsers. `official` is POPE's own (AoiDragon/POPE, `evaluate.py`): it takes the
-first sentence, and everything without "No", "no" or "not" in it is a yes, so "NO",
-"isn't" and an empty answer count as yes. `strict` reads what people would read and
-says `unparsed` where they would shrug. The scores differ; a report names the parser.
+Seven parsers: the six released ones (`metrics.pope`), which disagree with each other, and
+`strict`, which reads what people would read and says `unparsed` where they would shrug.
+The scores differ; a report names the parser, and `disagreements` says how much hangs on it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
 
 import numpy as np
 
 from sightline.errors import ConfigError, DataError
 from sightline.metrics.bootstrap import Ratio
-
-Verdict = Literal["yes", "no", "unparsed"]
+from sightline.metrics.pope import RELEASED, Parser, Verdict
 
 # Not "yes and no", "yes/no", "no idea".
 _LEADING = re.compile(r"^\W*(yes|no)\b(?!\s*(?:,|/|or|and)\s*(?!\1\b)(?:yes|no)\b)(?!\s+(?:idea|clue)\b)")
 _THERE_IS = re.compile(r"^\W*there(?:\s+(?:is|are)|['’]s)\b(\s+(?:no|not)\b)?([^.!?\n]*)")
 _THERE_IS_NOT = re.compile(r"^\W*there\s+(?:isn|aren)['’]t\b")
 _NEGATION = re.compile(r"\b(?:no|not)\b|n['’]t\b")
-
-
-def parse_official(answer: str) -> Verdict:
-    """POPE's released rule, bug for bug: never unparsed, case-sensitive, splits on spaces only."""
-    first_sentence = answer.split(".")[0] if "." in answer else answer
-    words = first_sentence.replace(",", "").split(" ")
-    return "no" if "No" in words or "not" in words or "no" in words else "yes"
 
 
 def parse_strict(answer: str) -> Verdict:
@@ -52,17 +43,24 @@ def parse_strict(answer: str) -> Verdict:
     return "unparsed"
 
 
-PARSERS: Mapping[str, Callable[[str], Verdict]] = MappingProxyType(
-    {"official": parse_official, "strict": parse_strict}
+PARSERS: Mapping[str, Parser] = MappingProxyType(
+    {**RELEASED, "strict": Parser(lambda answer, _: parse_strict(answer))}
 )
 """Parsers by name. A report must name the one it used."""
 
 
-def parse(answer: str, parser: str) -> Verdict:
-    """One answer read by the named parser. Raises ConfigError for an unknown name."""
-    if parser not in PARSERS:
-        raise ConfigError(expected=f"a yes/no parser among {sorted(PARSERS)}", got=repr(parser))
-    return PARSERS[parser](answer)
+def parse(answer: str, parser: str, truth: bool | None = None) -> Verdict:
+    """One answer read by the named parser; `truth` (is yes right?) matters to `vcd` alone.
+
+    Raises ConfigError for an unknown name, or where `vcd` is not told the truth.
+    """
+    return _parser(parser)(answer, truth)
+
+
+def _parser(name: str) -> Parser:
+    if name not in PARSERS:
+        raise ConfigError(expected=f"a yes/no parser among {sorted(PARSERS)}", got=repr(name))
+    return PARSERS[name]
 
 
 def read_truth(truth: str) -> bool:
@@ -81,25 +79,62 @@ def tally(answers: Sequence[str], truths: Sequence[str], *, parser: str) -> dict
     """Per-item counts of every yes/no score; the positive class is yes.
 
     An unparsed answer is wrong, neither yes nor no: it lowers accuracy and recall,
-    but is no false yes. `false_yes_rate` is the share of no-questions answered yes
-    (the false positive rate); `yes_ratio` is of answers, not of labels.
+    but is no false yes (`spin` drops it from every score, `lmms-eval` from recall).
+    `false_yes_rate` is the share of no-questions answered yes (the false positive rate);
+    `yes_ratio` is of answers, not of labels.
     """
+    is_yes_N = _truths(answers, truths)
+    rule = _parser(parser)
+    verdicts = [rule(answer, bool(truth)) for answer, truth in zip(answers, is_yes_N, strict=True)]
+    said_yes_N = np.asarray([v == "yes" for v in verdicts], dtype=bool)
+    said_no_N = np.asarray([v == "no" for v in verdicts], dtype=bool)
+    unparsed_N = ~said_yes_N & ~said_no_N
+
+    kept_N = ~unparsed_N if rule.unparsed == "dropped" else np.ones_like(unparsed_N)
+    hit_N, false_yes_N, missed_N = said_yes_N & is_yes_N, said_yes_N & ~is_yes_N, ~said_yes_N & is_yes_N
+    if rule.unparsed != "wrong":
+        missed_N &= said_no_N
+    return {
+        "accuracy": Ratio.of(hit_N | (said_no_N & ~is_yes_N), kept_N),
+        "precision": Ratio.of(hit_N, said_yes_N),
+        "recall": Ratio.of(hit_N, hit_N | missed_N),
+        "f1": Ratio.of(2.0 * hit_N, 2.0 * hit_N + false_yes_N + missed_N),
+        "yes_ratio": Ratio.of(said_yes_N, kept_N),
+        "false_yes_rate": Ratio.of(false_yes_N, ~is_yes_N & kept_N),
+        "unparsed_rate": Ratio.of(unparsed_N),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """What the parsers made of the same answers. `counts[parser][verdict]` is a number of answers;
+    `items` are the places of the answers that not all read alike."""
+
+    counts: dict[str, dict[Verdict, int]]
+    items: tuple[int, ...]
+    n: int
+
+
+def disagreements(
+    answers: Sequence[str], truths: Sequence[str], parsers: Sequence[str] = tuple(PARSERS)
+) -> Disagreement:
+    """The answers on which the named parsers differ (all of them by default)."""
+    is_yes_N = _truths(answers, truths)
+    read = {
+        name: [_parser(name)(a, bool(t)) for a, t in zip(answers, is_yes_N, strict=True)] for name in parsers
+    }
+    verdicts: tuple[Verdict, ...] = ("yes", "no", "unparsed")
+    return Disagreement(
+        counts={name: {v: said.count(v) for v in verdicts} for name, said in read.items()},
+        items=tuple(i for i in range(len(answers)) if len({said[i] for said in read.values()}) > 1),
+        n=len(answers),
+    )
+
+
+def _truths(answers: Sequence[str], truths: Sequence[str]) -> np.ndarray:
+    """(N,) bool: is yes right? Raises DataError for unequal lengths or a label that is neither."""
     if len(answers) != len(truths):
         raise DataError(
             expected="one true answer for each answer", got=f"{len(answers)} answers, {len(truths)} truths"
         )
-    verdicts = [parse(answer, parser) for answer in answers]
-    said_yes_N = np.asarray([v == "yes" for v in verdicts], dtype=bool)
-    said_no_N = np.asarray([v == "no" for v in verdicts], dtype=bool)
-    is_yes_N = np.asarray([read_truth(t) for t in truths], dtype=bool)
-
-    hit_N, false_yes_N, missed_N = said_yes_N & is_yes_N, said_yes_N & ~is_yes_N, ~said_yes_N & is_yes_N
-    return {
-        "accuracy": Ratio.of(hit_N | (said_no_N & ~is_yes_N)),
-        "precision": Ratio.of(hit_N, said_yes_N),
-        "recall": Ratio.of(hit_N, is_yes_N),
-        "f1": Ratio.of(2.0 * hit_N, 2.0 * hit_N + false_yes_N + missed_N),
-        "yes_ratio": Ratio.of(said_yes_N),
-        "false_yes_rate": Ratio.of(false_yes_N, ~is_yes_N),
-        "unparsed_rate": Ratio.of(~said_yes_N & ~said_no_N),
-    }
+    return np.asarray([read_truth(t) for t in truths], dtype=bool)
