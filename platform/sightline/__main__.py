@@ -1,7 +1,8 @@
-"""The command `sightline`: look at this installation or at activations, or ask a model.
+"""The command `sightline`: look at this installation or at activations, ask a model, bake one.
 
     sightline doctor [--config FILE.yaml ...] [key=value ...]
     sightline ask photo.jpg "Is there a dog in the image?" [--mitigate spin:k=0.8 ...]
+    sightline bake OUT --steer strength=2,layers=0-3 [--model M]
     sightline activations verify DIR
     sightline activations export-halp DIR OUT
     sightline activations import-halp SOURCE OUT [--labels FILE.csv]
@@ -19,7 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import sightline
-from sightline.config.mitigations import help_text, mitigations_of, signatures
+from sightline.config.mitigations import help_text, mitigations_of, parse_text, signatures, to_text
 from sightline.errors import SightlineError
 
 
@@ -40,16 +41,36 @@ def parser() -> argparse.ArgumentParser:
     )
 
     _add_ask(commands.add_parser("ask", help="ask a model one question about an image"))
+    _add_bake(commands.add_parser("bake", help="write additive steering into a checkpoint's weights"))
     _add_activations(commands.add_parser("activations", help="check, export and import activations"))
     return root
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="world", help="`world` (default), a folder, or a hub name")
+    parser.add_argument("--revision", default=None, help="commit or tag on the hub")
+    parser.add_argument("--adapter", default=None, help="folder of a trained LoRA adapter")
+
+
+def _add_bake(bake: argparse.ArgumentParser) -> None:
+    bake.description = (
+        "Write a model whose weights steer: stock transformers and vLLM load it, without a hook. "
+        "For Llama decoders and steering of all tokens."
+    )
+    bake.add_argument("out", help="the new folder")
+    bake.add_argument(
+        "--steer",
+        default="",
+        metavar="KEY=VALUE,...",
+        help="settings of `steer`: strength, directions (a folder of jobs/directions.py), layers",
+    )
+    _add_model(bake)
 
 
 def _add_ask(ask: argparse.ArgumentParser) -> None:
     ask.add_argument("image", help="an image file")
     ask.add_argument("question", help="what to ask")
-    ask.add_argument("--model", default="world", help="`world` (default), a folder, or a hub name")
-    ask.add_argument("--revision", default=None, help="commit or tag on the hub")
-    ask.add_argument("--adapter", default=None, help="folder of a trained LoRA adapter")
+    _add_model(ask)
     ask.add_argument("--context", default="", help="a text shown to the model as `Reference:`")
     ask.add_argument("--max-new-tokens", type=int, default=96, help="longest answer (default 96)")
     ask.add_argument(
@@ -121,6 +142,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return _doctor(settings)
             case "activations":
                 return _activations(arguments)
+            case "bake":
+                return _bake(arguments)
             case _:
                 return _ask(arguments)
     except SightlineError as error:
@@ -159,6 +182,19 @@ def _ask(arguments: argparse.Namespace) -> int:
         print(side_by_side.table(columns, shutil.get_terminal_size().columns))
         return 0
     print(vlm.generate_text([prompt], max_new_tokens=arguments.max_new_tokens)[0])
+    return 0
+
+
+def _bake(arguments: argparse.Namespace) -> int:
+    item = parse_text(f"steer:{arguments.steer}")
+
+    from sightline.interventions.bake import bake
+    from sightline.mitigations import interventions_of
+    from sightline.models.vlm import Vlm
+
+    vlm = Vlm.load(arguments.model, revision=arguments.revision, adapter_path=arguments.adapter)
+    (steering,) = interventions_of(vlm, item)
+    print(f"{bake(vlm, steering, arguments.out)}: {vlm.source} with {to_text(item)} in its weights")
     return 0
 
 

@@ -16,7 +16,7 @@ from sightline.config.base import Frozen
 from sightline.config.interventions import Finite, Mode, NonNegativeFinite, Share
 from sightline.config.layers import Layers
 
-Beams = Annotated[int, Field(ge=2)]
+Several = Annotated[int, Field(ge=2)]
 PositiveFinite = Annotated[PositiveFloat, Field(allow_inf_nan=False)]
 
 
@@ -32,7 +32,7 @@ class BeamConfig(Frozen):
 
     type: Literal["beam"] = "beam"
     """Which method; decides which of the other fields exist."""
-    num_beams: Beams = 5
+    num_beams: Several = 5
     """Beams a prompt, at least 2."""
     length_penalty: Finite = 1.0
     """Exponent of the length that a beam's log-probability is divided by."""
@@ -118,14 +118,14 @@ class OperaConfig(Frozen):
 
     type: Literal["opera"] = "opera"
     """Which method; decides which of the other fields exist."""
-    num_beams: Beams = 5
+    num_beams: Several = 5
     """Beams a prompt, at least 2."""
     scale: PositiveFinite = 50.0
     """Factor of the attention in the local window before it is multiplied down a column."""
     threshold: PositiveInt = 15
     """How often the window must point at one place before all beams roll back to it."""
-    candidates: PositiveInt = 5
-    """Tokens a beam that are tried, and most rollbacks to one place."""
+    candidates: Several = 5
+    """Likeliest tokens of a beam that are tried, at least 2, and most rollbacks to one place."""
     penalty: NonNegativeFinite = 1.0
     """Weight of the penalty on a token's score; 0 = beam search over the candidates."""
     mode: Mode = "paper"

@@ -94,16 +94,13 @@ def is_decoder(item: Frozen) -> bool:
 
 
 def _fit_together(items: tuple[Any, ...]) -> tuple[Any, ...]:
-    """At most one decoder; a method once, since two settings of one method contradict each other.
-
-    `steer` may come several times: different directions add up.
-    """
+    """At most one decoder, and a method once: two settings of one method contradict each other."""
     deciding = [to_text(item) for item in items if is_decoder(item)]
     if len(deciding) > 1:
         raise ValueError(f"expected at most one decoder, got {' and '.join(deciding)}")
     for n, item in enumerate(items):
         same = [other for other in items[:n] if other.type == item.type]
-        if item in same or (same and not isinstance(item, SteerConfig)):
+        if same:
             raise ValueError(f"expected {item.type} once, got {to_text(same[0])} and {to_text(item)}")
     return items
 

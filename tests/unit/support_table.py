@@ -1,0 +1,158 @@
+"""What works where: every mitigation really run on every tiny family, as a table in docs/support.md.
+
+    python tests/unit/support_table.py --write
+
+`test_support.py` fails when the page says anything else than what happens. An outcome is
+either that it works or the refusal's own message: any other error fails the run.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from mitigated import EXAMPLES, INTERVENTIONS, example, make_directions, three_prompts
+from tiny import FAMILIES, tiny_vlm
+
+from sightline.errors import SightlineError
+from sightline.interventions.bake import bake
+from sightline.mitigations import Mitigated
+from sightline.models.vlm import Vlm
+
+PAGE = Path(__file__).parents[2] / "docs" / "support.md"
+BACKENDS = ("sdpa", "eager")
+WORKS, NO_MATTER = "works", "-"
+Place = tuple[str, str]
+"""(family, attention back-end)."""
+Outcomes = Mapping[Place, tuple[str, ...]]
+"""For one engine: an outcome for each of EXAMPLES."""
+
+HEAD = """# What works where
+
+Each mitigation, really run on a tiny random model of every family (`tests/unit/tiny.py`). This page is
+written by `python tests/unit/support_table.py --write`, and a test fails when it is not what happens.
+Columns with equal outcomes stand together; a number is the reason below.
+"""
+TAIL = """
+**Engines.** *Sightline* is `Mitigated.generate`, what every command and job uses. *Stock generate* is
+transformers' own `model.generate` inside `stack.attached(vlm)`, which takes interventions only: a decoder
+is a way to generate itself (`-`). *Baked* is `sightline bake`: a plain checkpoint that stock transformers
+and vLLM load; `make test-vllm` shows parity with the hooked model. Hooks inside vLLM are not offered: under
+its default compilation they are ignored without an error.
+"""
+
+
+def outcome(run: Callable[[], object]) -> str:
+    """WORKS, or what the refusal says."""
+    try:
+        run()
+    except SightlineError as error:
+        return f"{type(error).__name__}: {error}"
+    return WORKS
+
+
+def in_sightline(vlm: Vlm, directions: str) -> Iterator[str]:
+    """Our engine: every example."""
+    prompts = three_prompts()[:1]
+    for name in EXAMPLES:
+        items = [example(name, directions)]
+        yield outcome(lambda items=items: Mitigated(vlm, items).generate(prompts, max_new_tokens=2))
+
+
+def in_stock_generate(vlm: Vlm, directions: str) -> Iterator[str]:
+    """transformers' generate under the stack."""
+    inputs = vlm.collate(vlm.encode(three_prompts()[:2]), "left")
+
+    def run(name: str) -> None:
+        with Mitigated(vlm, [example(name, directions)]).stack.attached(vlm):
+            vlm.model.generate(**inputs, max_new_tokens=2, do_sample=False)
+
+    for name in EXAMPLES:
+        yield outcome(lambda name=name: run(name)) if name in INTERVENTIONS else NO_MATTER
+
+
+def baked(vlm: Vlm, directions: str) -> Iterator[str]:
+    """A checkpoint with the intervention in its weights, loaded by transformers."""
+    prompts = three_prompts()[:1]
+
+    def run(name: str) -> None:
+        mitigated = Mitigated(vlm, [example(name, directions)])
+        (intervention,) = mitigated.stack.interventions
+        with tempfile.TemporaryDirectory() as folder:
+            plain = Vlm.load(str(bake(vlm, intervention, folder)))
+        hooked = mitigated.generate(prompts, max_new_tokens=2)
+        assert [a[0].token_ids for a in plain.generate(prompts, max_new_tokens=2)] == [
+            answer.token_ids for answer in hooked
+        ]
+
+    for name in EXAMPLES:
+        yield outcome(lambda name=name: run(name)) if name in INTERVENTIONS else NO_MATTER
+
+
+def run_all() -> dict[str, Outcomes]:
+    """Engine -> outcomes by place."""
+    found: dict[str, dict[Place, tuple[str, ...]]] = {"Sightline": {}, "Stock generate": {}, "Baked": {}}
+    with tempfile.TemporaryDirectory() as scratch, torch.inference_mode():
+        for family in FAMILIES:
+            for attention in BACKENDS:
+                vlm = tiny_vlm(family, attention)
+                directions = make_directions(vlm, Path(scratch) / family / attention)
+                found["Sightline"][family, attention] = tuple(in_sightline(vlm, directions))
+                found["Stock generate"][family, attention] = tuple(in_stock_generate(vlm, directions))
+                if attention == BACKENDS[0]:
+                    found["Baked"][family, ""] = tuple(baked(vlm, directions))
+    return found
+
+
+# -- the page -----------------------------------------------------------------------------
+
+
+def page(found: Mapping[str, Outcomes]) -> str:
+    """The whole of docs/support.md."""
+    columns = [
+        (f"{engine}<br>{places_named(places)}", outcomes)
+        for engine, by_place in found.items()
+        for outcomes, places in grouped(by_place).items()
+    ]
+    reasons: dict[str, int] = {}
+    for _, outcomes in columns:
+        for text in outcomes:
+            if text not in (WORKS, NO_MATTER):
+                reasons.setdefault(text, len(reasons) + 1)
+    rows = ["| | " + " | ".join(heading for heading, _ in columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for n, name in enumerate(EXAMPLES):
+        texts = [outcomes[n] for _, outcomes in columns]
+        cells = [f"refused {reasons[text]}" if text in reasons else text for text in texts]
+        rows.append(f"| {name} | " + " | ".join(cells) + " |")
+    notes = [f"{number}. {text}" for text, number in reasons.items()]
+    return "\n".join([HEAD, *rows, "", *notes, TAIL.rstrip("\n"), ""])
+
+
+def grouped(by_place: Outcomes) -> dict[tuple[str, ...], list[Place]]:
+    """Places with equal outcomes together, in the order they came."""
+    groups: dict[tuple[str, ...], list[Place]] = {}
+    for place, outcomes in by_place.items():
+        groups.setdefault(outcomes, []).append(place)
+    return groups
+
+
+def places_named(places: list[Place]) -> str:
+    """`all families; sdpa, eager`."""
+    families = list(dict.fromkeys(family for family, _ in places))
+    backends = list(dict.fromkeys(attention for _, attention in places if attention))
+    missing = [family for family in FAMILIES if family not in families]
+    if not missing:
+        named = "all families"
+    else:
+        named = "all but " + ", ".join(missing) if len(missing) < 3 else ", ".join(families)
+    return "; ".join(filter(None, [named, ", ".join(backends)]))
+
+
+if __name__ == "__main__":
+    text = page(run_all())
+    if "--write" in sys.argv:
+        PAGE.write_text(text)
+    sys.stdout.write(text)
