@@ -65,7 +65,7 @@ class Meter:
         """The generator's answers. The first call is preceded by a short one that is not counted:
         it pays for what is set up once (kernels, threads, the device's context)."""
         if self._memory is None:
-            self.generator.generate(prompts[:1], max_new_tokens=2, batch_size=1)
+            self.generator.generate(prompts[:1], max_new_tokens=8, batch_size=1)
             self._memory = _Memory(self.vlm.device)
         with _counted_passes(self.vlm) as passes:
             started = time.perf_counter()
