@@ -9,10 +9,11 @@ wordnet (WordNet 3.0 licence), fetched by the user with `python -m nltk.download
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from sightline.errors import DataError
 from sightline.metrics.objects import plurals
@@ -44,24 +45,27 @@ class Lemmas(Protocol):
 class English:
     """NLTK's tokeniser, tagger and lemmatiser, loaded once.
 
-    `nltk_data` is a folder as `nltk.downloader` makes it; None = where NLTK looks by itself
-    (the variable NLTK_DATA, then its usual folders). Raises DataError when data are missing.
+    `nltk_data` is a folder as `nltk.downloader` makes it, and nothing else is looked at; None =
+    where NLTK looks by itself (the variable NLTK_DATA, then its usual folders). Raises DataError
+    when data are missing.
     """
 
     def __init__(self, nltk_data: str | None = None):
         import nltk
         from nltk.corpus.reader.wordnet import WordNetCorpusReader
         from nltk.tag.perceptron import PerceptronTagger
-        from nltk.tokenize import NLTKWordTokenizer, PunktTokenizer
+        from nltk.tokenize import NLTKWordTokenizer
+        from nltk.tokenize.punkt import PunktSentenceTokenizer, load_punkt_params
 
-        if nltk_data is not None and nltk_data not in nltk.data.path:
-            nltk.data.path.insert(0, nltk_data)  # NLTK reads only below folders that stand here
+        if nltk_data is not None and os.path.isdir(nltk_data) and nltk_data not in nltk.data.path:
+            nltk.data.path.append(nltk_data)  # NLTK opens only what lies below folders that stand here
         try:
-            self._sentences = PunktTokenizer("english")
-            self.tagger = PerceptronTagger()
+            self._sentences = PunktSentenceTokenizer()
+            self._sentences._params = load_punkt_params(_find(nltk_data, "tokenizers/punkt_tab/english/"))
+            self.tagger = PerceptronTagger(loc=_find(nltk_data, f"taggers/{NEEDED[1]}/"))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # "no multilingual functions": none are needed
-                self._wordnet = WordNetCorpusReader(_wordnet_root(), None)
+                self.wordnet = WordNetCorpusReader(_find(nltk_data, "corpora/wordnet/"), None)
         except LookupError as error:
             raise DataError(
                 expected=f"NLTK's data ({', '.join(NEEDED)})",
@@ -72,7 +76,7 @@ class English:
         self._words = NLTKWordTokenizer()
         self.fast_tagger = Tagger(self.tagger)
         self._lemmas: dict[tuple[str, str], str] = {}
-        self.name = f"nltk {nltk.__version__}, WordNet {self._wordnet.get_version()}"
+        self.name = f"nltk {nltk.__version__}, WordNet {self.wordnet.get_version()}"
 
     def tokens(self, text: str) -> list[str]:
         """As `nltk.word_tokenize`: sentences, then words; contractions and signs split off."""
@@ -86,9 +90,15 @@ class English:
         """As `WordNetLemmatizer.lemmatize`: the shortest form WordNet knows, else the word itself."""
         key = (word, pos)
         if key not in self._lemmas:
-            found = self._wordnet._morphy(word, pos)
+            found = self.wordnet._morphy(word, pos)
             self._lemmas[key] = min(found, key=len) if found else word
         return self._lemmas[key]
+
+    def nouns(self, text: str) -> list[str]:
+        """The lemmas of a text's nouns (tags NN, NNS, NNP, NNPS), case kept, in order."""
+        tokens = self.tokens(text)
+        tagged = zip(tokens, self.tags(tokens), strict=True)
+        return [self.lemma(token, "n") for token, tag in tagged if tag.startswith("NN")]
 
     def keeping(self, kept: Iterable[str]) -> KeptLemmas:
         """Lemmas that matter: those among `kept`."""
@@ -155,11 +165,13 @@ class PluralWords:
         return [self._lemma.get(token.removesuffix("'s").removesuffix("’s")) for token in tokens]
 
 
-def _wordnet_root() -> object:
-    """NLTK's pointer to WordNet, unpacked or as the zip that its downloader leaves."""
+def _find(nltk_data: str | None, resource: str) -> Any:
+    """NLTK's pointer to a folder of data, unpacked or as the zip that its downloader leaves."""
     import nltk
 
+    paths = None if nltk_data is None else [nltk_data]
+    kind, name, *rest = resource.split("/")
     try:
-        return nltk.data.find("corpora/wordnet")
+        return nltk.data.find(resource, paths)
     except LookupError:
-        return nltk.data.find("corpora/wordnet.zip/wordnet/")
+        return nltk.data.find("/".join((kind, f"{name}.zip", name, *rest)), paths)
