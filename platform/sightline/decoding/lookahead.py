@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING
 import torch
 from transformers.cache_utils import DynamicCache
 
-from sightline.models.acting import Queries
+from sightline.models.acting import Acting
 from sightline.models.attention import AttentionCall, attention_control
 from sightline.models.cache import RowCache
-from sightline.models.passes import Pass, Passes, announce, listening, step_pass
+from sightline.models.passes import Pass, announce, listening, step_pass
 from sightline.models.prefix import attention_mask
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class LookAhead:
 
     def __init__(self, vlm: Vlm):
         self._adapter, self._model, self._vlm = vlm.adapter, vlm.model, vlm
-        self._passes: Passes | None = None
+        self._acting: Acting | None = None
         self._reads = False
         self._weights_QS: torch.Tensor | None = None
         self.read_bytes = 0
@@ -49,10 +49,9 @@ class LookAhead:
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Read the last layer's attention inside the `with`."""
-        with (
-            listening(self._vlm) as self._passes,
-            attention_control(self._vlm, {self._vlm.num_layers - 1: [self._read]}),
-        ):
+        last = self._vlm.num_layers - 1
+        with listening(self._vlm) as passes, attention_control(self._vlm, {last: [self._read]}):
+            self._acting = Acting(passes)
             yield
 
     def prompts(
@@ -132,8 +131,8 @@ class LookAhead:
     def _read(self, call: AttentionCall) -> torch.Tensor:
         """The handler: keep the acting queries' weights, change nothing."""
         if self._reads:
-            assert self._passes is not None
-            weights_QHS = call.weights_QHS(Queries.of(self._passes.current))
+            assert self._acting is not None
+            weights_QHS = call.weights_QHS(self._acting.queries)
             self.read_bytes = weights_QHS.nbytes
             largest_QS = weights_QHS.amax(1).float()
             self._weights_QS = largest_QS / largest_QS.sum(-1, keepdim=True)

@@ -42,7 +42,7 @@ _WINDOW = 8
 
 @dataclass(slots=True)
 class Cost:
-    """What a call of `OperaDecoder.generate` took beside a beam search's own cache."""
+    """What a call of `Opera.generate` took beside a beam search's own cache."""
 
     passes: int = 0
     """Forward passes after the prompts'."""
@@ -87,7 +87,7 @@ class _Batch:
 
 
 @dataclass
-class OperaDecoder:
+class Opera:
     """OPERA as a way to answer prompts; a `base.Decoder`."""
 
     trust: OverTrust = field(default_factory=OverTrust)
