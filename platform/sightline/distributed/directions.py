@@ -12,9 +12,8 @@ differences of all images are in memory together when the axes are computed: for
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, assert_never
 
 import safetensors.numpy
@@ -124,19 +123,22 @@ class Derivation:
             "derive": config.derive.model_dump(mode="json", exclude=_PORTIONS),
             "counts": {kind: facts[kind]["differences"] for kind in derived},
         }
-        tensors = {_TENSORS[kind]: one.direction for kind, one in derived.items()}
-        make = partial(
-            Directions,
-            model_identity(config.model)["identity"],
-            source=config.model.source,
-            revision=resolve(config.model.source, config.model.revision)[1],
-            mode=config.derive.mode,
-            provenance=made_from,
-        )
-        directions = make(**tensors)
+
+        def of(kinds: Collection[str]) -> Directions:
+            return Directions(
+                model_identity(config.model)["identity"],
+                text_LD=derived["text"].direction if "text" in kinds else None,
+                visual_LPD=derived["visual"].direction if "visual" in kinds else None,
+                source=config.model.source,
+                revision=resolve(config.model.source, config.model.revision)[1],
+                mode=config.derive.mode,
+                provenance=made_from,
+            )
+
+        directions = of(derived)
         directions.save(f"{self.folder}/{ARTEFACT}")
         for kind in derived if config.save_to else ():
-            make(**{_TENSORS[kind]: tensors[_TENSORS[kind]]}).save(f"{config.save_to}/{kind}")
+            of([kind]).save(f"{config.save_to}/{kind}")
         report = plain(
             {
                 "kinds": facts,
@@ -151,7 +153,6 @@ class Derivation:
         return DerivedDirections(f"{storage.uri}/{ARTEFACT}", directions, report)
 
 
-_TENSORS = {"text": "text_LD", "visual": "visual_LPD"}
 _PORTIONS = {"batch_size", "shard_rows"}
 """Settings of how the work is portioned, which its results do not depend on."""
 

@@ -139,10 +139,12 @@ class VisualDeltas:
 
     def _states(self, images: Sequence[Any]) -> torch.Tensor:
         """Sum over the images of the mean over their tiles: (L, P, W), or (L, 1, W) for all tokens."""
+        import torch
+
         from sightline.models.vision_states import vision_states
 
         states = vision_states(self._vlm, images, embeddings=self._settings.mode == "released")
-        total = sum(of_one.mean(0) for of_one in states)
+        total = torch.stack([of_one.mean(0) for of_one in states]).sum(0)
         return total.mean(1, keepdim=True) if self._settings.tokens == "mean" else total
 
 
