@@ -28,6 +28,7 @@ what ICD describes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Protocol
@@ -61,6 +62,12 @@ class Contrast:
     alpha: float = 1.0
     beta: float = 0.1
     layers: ClassVar[tuple[int, ...]] = ()
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.alpha) and 0.0 <= self.beta <= 1.0):
+            raise ModelError(
+                expected="a finite alpha and a beta from 0 to 1", got=f"{self.alpha} and {self.beta}"
+            )
 
     @classmethod
     def guidance(cls, gamma: float, beta: float = 0.1) -> Contrast:

@@ -50,6 +50,10 @@ class LayerContrast:
     """Smallest share of the likeliest token's probability that is plausible."""
     mode: Mode = "paper"
 
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.relative_top <= 1.0:
+            raise ModelError(expected="a relative_top from 0 to 1", got=str(self.relative_top))
+
     def scores(self, step: Step) -> torch.Tensor:
         """(R, V): each row against its own premature layer."""
         last_RV = step.logits_KRV[0].log_softmax(-1)

@@ -157,9 +157,9 @@ class Vlm:
         """
         from sightline.models.decode import Decoding, Sampling
 
-        if max_new_tokens < 1 or num_samples < 1 or batch_size < 1 or temperature < 0:
+        if min(max_new_tokens, num_samples, batch_size) < 1 or not 0 <= temperature < float("inf"):
             raise ModelError(
-                expected="max_new_tokens, num_samples, batch_size >= 1 and temperature >= 0",
+                expected="max_new_tokens, num_samples, batch_size >= 1 and a finite temperature >= 0",
                 got=f"{max_new_tokens}, {num_samples}, {batch_size}, {temperature}",
             )
         _check_streams(len(prompts), strategy, streams)
