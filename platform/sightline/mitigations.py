@@ -124,7 +124,6 @@ def decoder_of(item: Mitigation) -> Decoder | None:
     from sightline.decoding.dola import DolaDecoder
     from sightline.decoding.opera import Opera
     from sightline.decoding.retrospection import OverTrust
-    from sightline.decoding.retrospection import OverTrust
     from sightline.decoding.sampling import Sampler
 
     match item:
@@ -137,7 +136,9 @@ def decoder_of(item: Mitigation) -> Decoder | None:
         case PaiConfig():
             return ContrastiveDecoder(NoImage(), Contrast.guidance(item.gamma))
         case VcdConfig():
-            return ContrastiveDecoder(DiffusedImage(item.noise_step), Contrast(item.alpha, item.beta))
+            temperature = 1.0 if item.mode == "released" else 0.0
+            view, contrast = DiffusedImage(item.noise_step), Contrast(item.alpha, item.beta)
+            return ContrastiveDecoder(view, contrast, temperature)
         case RcdConfig():
             return ContrastiveDecoder(NoReference(), Contrast(item.alpha, item.beta))
         case IcdConfig():

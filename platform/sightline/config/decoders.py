@@ -66,6 +66,9 @@ class VcdConfig(Frozen):
     """Step of the diffusion, 0 to 999; at 500 the image is still 86 % signal."""
     seed: NonNegativeInt = 0
     """Of the noise; an image's noise depends on it and on the image alone."""
+    mode: Mode = "paper"
+    """`paper` takes the best score, as greedy decoding does; `released` can only sample at
+    temperature 1, as the published code."""
 
 
 class RcdConfig(Frozen):
@@ -105,7 +108,8 @@ class DolaConfig(Frozen):
     type: Literal["dola"] = "dola"
     """Which method; decides which of the other fields exist."""
     layers: Literal["low", "high"] | Layers = "low"
-    """Candidates: the even blocks of the lower or upper half, or blocks such as 0+2+4."""
+    """Candidates: the paper's even layers of the lower or upper half (it counts the embedding
+    as 0; left out where it is tied to the head), or blocks such as 0+2+4."""
     relative_top: Share = 0.1
     """Smallest plausible share of the likeliest token's probability; 0 = all tokens are plausible."""
     mode: Mode = "paper"
