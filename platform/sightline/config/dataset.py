@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Discriminator, Field, NonNegativeInt, PositiveInt, Tag, field_validator
 
@@ -108,12 +108,38 @@ class HalpDataset(_WithImages):
     """Which kind of source; decides which of the other fields exist."""
 
 
-TYPES = ("world", "jsonl", "csv", "parquet", "webdataset", "pope", "halp")
+Benchmark = Literal[
+    "coco_chair", "amber", "mmhal", "infoseek", "kvqa", "medhall", "mmed_rag", "flickr8k", "objects"
+]
+RESTRICTED: tuple[Benchmark, ...] = ("medhall", "mmed_rag")
+"""Under use agreements: neither their text nor their images may go into a run folder."""
+
+
+class BenchmarkFiles(_WithImages):
+    """A published benchmark's own files; `sightline.data.licences` says which, from where, and the licence.
+
+    coco_chair: COCO's `annotations` folder. amber: its `data` folder. mmhal, kvqa: the file or its
+    folder. infoseek, medhall, mmed_rag, flickr8k: the file. objects: a list of {image, objects},
+    asked about as POPE and captions.
+    """
+
+    type: Benchmark
+    """Which kind of source; decides which of the other fields exist."""
+
+    @property
+    def restricted(self) -> bool:
+        """Is it under a use agreement?"""
+        return self.type in RESTRICTED
+
+
+BENCHMARKS: tuple[str, ...] = get_args(Benchmark)
+TYPES = ("world", "jsonl", "csv", "parquet", "webdataset", "pope", "halp", *BENCHMARKS)
 
 
 def _type_of(value: Any) -> str:
     """`type` may be left out: the embedded world is the default."""
-    return str(value.get("type", "world") if isinstance(value, dict) else value.type)
+    name = str(value.get("type", "world") if isinstance(value, dict) else value.type)
+    return "benchmark" if name in BENCHMARKS else name
 
 
 DatasetConfig = Annotated[
@@ -123,7 +149,8 @@ DatasetConfig = Annotated[
     | Annotated[ParquetDataset, Tag("parquet")]
     | Annotated[WebDataset, Tag("webdataset")]
     | Annotated[PopeDataset, Tag("pope")]
-    | Annotated[HalpDataset, Tag("halp")],
+    | Annotated[HalpDataset, Tag("halp")]
+    | Annotated[BenchmarkFiles, Tag("benchmark")],
     Discriminator(
         _type_of,
         custom_error_type="unknown_type",

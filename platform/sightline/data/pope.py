@@ -9,10 +9,12 @@ joined with the file's name. `label` is the truth, not a label of hallucination.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sightline.data.examples import from_rows, json_lines, wrong
+from sightline.data.pope_editions import edition_of
 from sightline.errors import DataError
 from sightline.records import Example
 
@@ -24,7 +26,8 @@ def read_pope(
 ) -> list[Example]:
     """The questions of one POPE file, or of all `*.json` and `*.jsonl` files of a folder.
 
-    `split` is the file's name, `source` is "pope". Relative images start from `image_root`
+    `split` is the file's name, `source` is "pope", `meta["edition"]` the edition that the content is
+    recognised as (`pope_editions`). Relative images start from `image_root`
     (default: the folder of the file). Raises DataError naming file and row.
     """
     path = Path(path).absolute()
@@ -36,7 +39,10 @@ def read_pope(
     for file in files:
         left = None if limit is None else limit - len(examples)
         if left is None or left > 0:
-            examples += from_rows(_rows(file), file, root, left)
+            read = from_rows(_rows(file), file, root)
+            found = edition_of(read)
+            meta = {"edition": f"{found.name} {found.fingerprint[:12]}"}
+            examples += [replace(e, meta=meta) for e in read[:left]]
     return examples
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import assert_never
 
 from sightline.config.dataset import (
+    BenchmarkFiles,
     CsvDataset,
     DatasetConfig,
     HalpDataset,
@@ -15,6 +16,7 @@ from sightline.config.dataset import (
     WebDataset,
     WorldDataset,
 )
+from sightline.data.benchmarks import BENCHMARKS
 from sightline.data.examples import read_jsonl
 from sightline.data.halp import read_halp
 from sightline.data.pope import read_pope
@@ -55,6 +57,9 @@ def load_examples(dataset: DatasetConfig, *, scratch: str | Path, split: str = "
             return read_pope(dataset.path, image_root=dataset.image_root, limit=dataset.limit)
         case HalpDataset():
             return read_halp(dataset.path, image_root=dataset.image_root, limit=dataset.limit)
+        case BenchmarkFiles():
+            read = BENCHMARKS[dataset.type]
+            return read(dataset.path, image_root=dataset.image_root, limit=dataset.limit)
         case _:
             assert_never(dataset)
 

@@ -22,17 +22,6 @@ from sightline.errors import DataError
 from sightline.metrics.bootstrap import Ratio
 
 Rule = Literal["released", "vti", "strict"]
-TYPES = (
-    "attribute",
-    "adversarial",
-    "comparison",
-    "counting",
-    "relation",
-    "environment",
-    "holistic",
-    "other",
-)
-"""Type of question i is TYPES[i % 8]."""
 HALLUCINATED_BELOW = 3
 _MOST = 6
 _STRICT = re.compile(r"rating\W{0,6}?(\d+)(?!\d|\.\d)")
