@@ -1,7 +1,7 @@
 """The trials of a steering sweep on Ray Tune: proposals by Optuna, one loaded model a worker.
 
-Ray Tune hands the process of a finished trial to the next one (`reuse_actors`), and the model
-stays loaded in that process; a trial only attaches its own mitigations and leaves the model
+Models live in actors of their own, `resources.workers` of them, loaded at their first trial. A
+trial takes a free one, has its choice judged there, and hands it back; mitigations leave a model
 bit-equal behind. So a search of any length loads the model once for each worker.
 
 What Ray leaves silent is checked as in `sweeps`: a start that was killed before its first
@@ -18,7 +18,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,13 +64,20 @@ def search(
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    import ray
     from ray import tune
+    from ray.util.queue import Queue
 
     from sightline.distributed.steering_watch import SteeringWatch
 
+    holder = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker)(Judge)
+    judges = [holder.options(max_restarts=1).remote(task) for _ in range(resources.workers)]
+    free = Queue(actor_options={"num_cpus": 0})
+    free.put_nowait_batch(list(range(len(judges))))
+    rows = ray.put([example.to_row() for example in examples])
+    # The workers hold the resources. A trial asks for a byte, because Ray knows no trial without any.
     trainable = tune.with_resources(
-        tune.with_parameters(run_trial, task=task, rows=[example.to_row() for example in examples]),
-        {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker},
+        tune.with_parameters(run_trial, judges=judges, free=free, rows=rows), {"cpu": 0, "memory": 1}
     )
     # It warns of every trial that has none of the files which we have told it not to write.
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
@@ -89,43 +96,57 @@ def search(
     ]
 
 
-def run_trial(choice: dict[str, Any], *, task: SteeringTask, rows: Sequence[dict[str, Any]]) -> None:
-    """Answer all questions under the chosen mitigations, score, report. Runs in a worker's process."""
-    from ray import tune
+class Judge:
+    """Answers and scores all questions under one choice after another, with one model. Knows no Ray."""
 
-    started = time.monotonic()
-    config = PredictConfig(task.model, task.evaluation, task.choices.mitigations(choice))
-    predictions = Predict(config, _loaded(task.model)).predict([Example.from_row(row) for row in rows])
-    tallies = tally(predictions, lexicon=task.lexicon, parser=task.evaluation.parser)
-    scores = {
-        f"{benchmark}.{metric}": ratio.value
-        for benchmark, counts in tallies.items()
-        for metric, ratio in counts.ratios.items()
-    }
-    hallucination, kept = objectives(scores, task.objectives)
-    if math.isnan(hallucination) or math.isnan(kept):
-        raise DataError(
-            expected="defined objectives",
-            got=f"hallucination {hallucination}, kept {kept} under {choice}",
-            hint="judge on more examples",
-        )
-    tune.report(
-        {
+    def __init__(self, task: SteeringTask):
+        self._task = task
+
+    # Loaded with the first choice, not in `__init__`: an error there would reach the caller as
+    # "the actor died", without its type.
+    @cached_property
+    def _vlm(self) -> Vlm:
+        from sightline.models.vlm import Vlm
+
+        return Vlm.of(self._task.model)
+
+    def judge(self, choice: Mapping[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The objectives, every score behind them, and what it took. `rows` are `Example.to_row()`."""
+        task, started = self._task, time.monotonic()
+        config = PredictConfig(task.model, task.evaluation, task.choices.mitigations(choice))
+        predictions = Predict(config, self._vlm).predict([Example.from_row(row) for row in rows])
+        tallies = tally(predictions, lexicon=task.lexicon, parser=task.evaluation.parser)
+        scores = {
+            f"{benchmark}.{metric}": ratio.value
+            for benchmark, counts in tallies.items()
+            for metric, ratio in counts.ratios.items()
+        }
+        hallucination, kept = objectives(scores, task.objectives)
+        if math.isnan(hallucination) or math.isnan(kept):
+            raise DataError(
+                expected="defined objectives",
+                got=f"hallucination {hallucination}, kept {kept} under {dict(choice)}",
+                hint="judge on more examples",
+            )
+        return {
             "hallucination": hallucination,
             "kept": kept,
             "scores": scores,
             "elapsed_s": round(time.monotonic() - started, 2),
             "process": str(os.getpid()),
         }
-    )
 
 
-@lru_cache(maxsize=1)
-def _loaded(model: ModelConfig) -> Vlm:
-    """The model of this process: loaded for its first trial, kept for all that follow."""
-    from sightline.models.vlm import Vlm
+def run_trial(choice: dict[str, Any], *, judges: Sequence[Any], free: Any, rows: Any) -> None:
+    """Have the choice judged by whichever worker is free. Runs in Ray Tune's process of the trial."""
+    import ray
+    from ray import tune
 
-    return Vlm.of(model)
+    place = free.get()
+    try:
+        tune.report(ray.get(judges[place].judge.remote(choice, rows)))
+    finally:
+        free.put(place)
 
 
 def to_trial(
@@ -166,7 +187,7 @@ def _tuner(
             num_samples=settings.trials,
             # Unbounded, all proposals would be made before the first result is in.
             max_concurrent_trials=resources.workers,
-            reuse_actors=True,
+            reuse_actors=True,  # a trial's own process does next to nothing
             trial_dirname_creator=_trial_id,
             search_alg=_optuna(task.choices, settings),
         ),
