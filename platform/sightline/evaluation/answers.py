@@ -23,6 +23,7 @@ from sightline.errors import DataError
 from sightline.evaluation.fairness import Conditions, hash_prompt
 from sightline.evaluation.predictions import Prediction
 from sightline.evaluation.run_folder import Files, plain, write_json
+from sightline.metrics.script import is_other_script
 from sightline.records import Example
 
 NAMED = 20
@@ -176,6 +177,8 @@ def _prediction(example: Example, answers: list[Answered] | None, faults: _Fault
         return Prediction(example, "", error=answer.error)
     if not answer.answer.strip():
         faults.add("empty", name)
+    if is_other_script(answer.answer):
+        faults.add("other script", name)
     if not answer.finished:
         faults.add("cut off", name)
     return Prediction(example, answer.answer, answer.finished)
