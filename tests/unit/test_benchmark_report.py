@@ -161,6 +161,13 @@ def test_a_private_benchmark_shows_no_example():
     assert "Describe." not in page
 
 
+def test_a_benchmark_that_says_it_is_restricted_is_private_unasked():
+    examples = [replace(e, meta={"restricted": True}) for e in EXAMPLES]
+    found = report(examples=examples)
+    assert found["benchmarks"]["tiny"]["private"] is True
+    assert found["examples"] == []
+
+
 def test_whatever_comes_from_data_is_escaped():
     examples = [replace(e, question=EVIL) for e in EXAMPLES]
     sides = [side("greedy", examples, wrong=5), side("spin", examples, wrong=1)]

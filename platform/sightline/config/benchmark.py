@@ -58,10 +58,15 @@ class BenchmarkConfig(Frozen):
     """Datasets by name, each as in `dataset` of the other jobs. The world's scenes are those of its
     test stream, which no training, mining or search sees."""
     private: tuple[Name, ...] = ()
-    """Benchmarks under a use agreement: the report shows none of their questions, answers or images."""
+    """Further benchmarks under a use agreement (those of `sightline.data.licences` are known): the
+    report shows none of their questions, answers or images."""
     lexicon: Location | None = None
     """JSON object of surface form -> node word that captions are judged by; null = the embedded
     COCO nouns."""
+    synonyms: Location | None = None
+    """CHAIR's word list (`synonyms.txt`) for COCO; null = our own list of COCO's nouns."""
+    nltk_data: Location | None = None
+    """Folder of NLTK's data, for CHAIR on COCO and AMBER; null = where NLTK looks."""
     parser: Parser = "strict"
     """How yes/no answers are read: one of six released rules, or `strict`, which is ours. Same as
     `--parser NAME`."""

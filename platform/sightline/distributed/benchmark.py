@@ -12,7 +12,7 @@ without any model, to the last digit.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -33,6 +33,7 @@ from sightline.evaluation.asking import Ask, AskConfig
 from sightline.evaluation.benchmark_report import assemble, write_report
 from sightline.evaluation.fairness import Conditions, hash_items, hash_prompt
 from sightline.evaluation.matrix import Side, check_scorable
+from sightline.evaluation.published import Published
 from sightline.evaluation.run_folder import RunFolder
 from sightline.metrics.objects import Lexicon
 from sightline.mitigations import recorded
@@ -70,8 +71,8 @@ class Benchmark:
         """The examples by dataset, checked. Raises DataError for what cannot be scored."""
         found = {}
         for name, dataset in self.config.benchmarks.items():
-            examples = load_examples(dataset, scratch=self.folder.path / "data", split="test")
-            check_scorable(examples, self.lexicon)
+            examples = _by_kind(load_examples(dataset, scratch=self.folder.path / "data", split="test"))
+            check_scorable(examples, self.lexicon, self.published)
             if missing := check_images(examples):
                 LOGGER.warning(
                     "%s: %d rows name images that do not exist; they will fail", name, len(missing)
@@ -83,6 +84,11 @@ class Benchmark:
     def lexicon(self) -> Lexicon:
         """What captions are judged by."""
         return Lexicon(lexicon(self.config))
+
+    @cached_property
+    def published(self) -> Published:
+        """The scorers of published benchmarks."""
+        return Published.of(self.config)
 
     def cells(self) -> Iterator[Cell]:
         """Model by model, row by row, greedy first; pending rows have none."""
@@ -111,7 +117,7 @@ class Benchmark:
                 got="none",
                 hint="run the job without --score-only first, with the same settings",
             )
-        report = assemble(self.config, self.manifest, sides, self.datasets, self.lexicon)
+        report = assemble(self.config, self.manifest, sides, self.datasets, self.lexicon, self.published)
         write_report(self.folder, report)
         if tracking is not None:
             _track(report, tracking)
@@ -251,6 +257,17 @@ def _amount(dataset: DatasetConfig) -> str:
     missing = check_images(examples)
     images = len({e.image_uri for e in examples})
     return f"{len(examples)} questions about {images} images; {len(missing)} without their file"
+
+
+def _by_kind(examples: Sequence[Example]) -> list[Example]:
+    """A split that mixes kinds of question becomes one split a kind: `kvqa_yes_no`, `kvqa_open`."""
+    kinds: dict[str, set[str]] = {}
+    for e in examples:
+        kinds.setdefault(e.split, set()).add(e.kind)
+    return [
+        replace(e, split=f"{e.split}_{e.kind}") if e.split and len(kinds[e.split]) > 1 else e
+        for e in examples
+    ]
 
 
 def _identity(model: ModelConfig) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_WIDTH, _ROW, _HEAD, _FOOT = 11.6, 0.27, 0.62, 0.42
+_WIDTH, _ROW, _HEAD, _FOOT = 11.6, 0.27, 0.5, 0.36
 _PANELS = 6
 _LEADING = ("false_yes_rate", "chair_s", "chair_i", "recall", "accuracy")
 
@@ -86,10 +86,9 @@ def methods_png(report: Mapping[str, Any]) -> bytes:
     """The README's figure: every method's difference from greedy, for the first model."""
     model = next(iter(report["models"]))
     panels, names = forest_panels(report, model), _methods(report, model)
-    above = 0.62
-    height = _height(names) + above
+    height = _height(names) + 0.62
     figure = new_figure(_WIDTH, height)
-    _forest(figure, report, model, panels, names, above=above)
+    _forest(figure, report, model, panels, names)
     measure = report["measure"]
     figure.text(
         0.012,
@@ -99,11 +98,12 @@ def methods_png(report: Mapping[str, Any]) -> bytes:
         fontweight="bold",
         va="top",
     )
-    correction = measure["correction"].replace("_", "-")
+    corrected = {"holm": "after Holm's correction", "none": "uncorrected"}
+    chance = corrected.get(measure["correction"], "after Benjamini and Hochberg's correction")
     note = (
         f"Difference in points with {measure['confidence']:.0%} intervals (paired bootstrap by "
         f"{measure['clustered_by']}). Teal: better for sure, rust: worse for sure, grey: within chance "
-        f"({correction})."
+        f"({chance})."
     )
     figure.text(0.012, 1 - 0.37 / height, note, fontsize=8, color=MUTED, va="top")
     buffer = io.BytesIO()
@@ -139,7 +139,7 @@ def _height(names: Sequence[str]) -> float:
     return _HEAD + _FOOT + _ROW * len(names)
 
 
-def _grid(figure: Figure, names: Sequence[str], count: int, *, above: float = 0.0) -> list[Axes]:
+def _grid(figure: Figure, names: Sequence[str], count: int) -> list[Axes]:
     """`count` panels side by side, one line a name; the names stand left of the first."""
     width, height = figure.get_size_inches()
     left = 0.3 + 0.078 * max(map(len, names))
@@ -164,16 +164,13 @@ def _forest(
     model: str,
     panels: Sequence[Column],
     names: Sequence[str],
-    *,
-    above: float = 0.0,
 ) -> None:
-    for axes, column in zip(_grid(figure, names, len(panels), above=above), panels, strict=True):
+    for axes, column in zip(_grid(figure, names, len(panels)), panels, strict=True):
         greedy = column.find(report["scores"], model, GREEDY)
         base = f"greedy {amount(greedy['value'], column.metric)}" if greedy else ""
         arrow = {"lower": " \N{DOWNWARDS ARROW}", "higher": " \N{UPWARDS ARROW}"}
         better = METRICS[column.metric].better if column.metric in METRICS else None
-        label = f"{column.group}, {metric_label(column.metric)}{arrow.get(better or '', '')}"
-        _title(axes, label, base)
+        _title(axes, column.group, f"{metric_label(column.metric)}{arrow.get(better or '', '')}, {base}")
         axes.axvline(0, color=MUTED, linewidth=0.9, dashes=(3, 2), zorder=1)
         for y, name in enumerate(names):
             found = column.find(report["comparisons"], model, name)
@@ -234,24 +231,29 @@ def _scatter(axes: Axes, report: Mapping[str, Any], column: Column, model: str) 
 
 
 def _tie_names(axes: Axes, points: Sequence[tuple[float, float, str, str]]) -> None:
-    """The names from top to bottom in the order of their points, never over each other."""
+    """The names in a column at the right, from top to bottom as their points, never over each other."""
     low, high = axes.get_ylim()
-    step = (high - low) / max(13, len(points))
-    at = math.inf
-    for x, y, name, color in sorted(points, key=lambda p: -p[1]):
-        at = min(y, at - step)
+    axes.set_ylim(max(0.0, low), high)
+    axes.set_xlim(right=min(axes.get_xlim()[1], 100.5))
+    low = max(0.0, low)
+    ordered = sorted(points, key=lambda p: -p[1])
+    step, at, places = 0.068, math.inf, []
+    for _, y, _, _ in ordered:
+        at = min((y - low) / (high - low), at - step)
+        places.append(at)
+    lift = max(0.0, -places[-1])
+    for (x, y, name, color), place in zip(ordered, places, strict=True):
         axes.annotate(
             name,
             xy=(x, y),
-            xytext=(1.04, at),
-            textcoords=("axes fraction", "data"),
+            xytext=(1.05, place + lift),
+            textcoords="axes fraction",
             fontsize=8,
             color=color,
             va="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": RULE, "linewidth": 0.8, "shrinkA": 1, "shrinkB": 4},
+            arrowprops={"arrowstyle": "-", "color": PALE, "linewidth": 0.5, "shrinkA": 1, "shrinkB": 4},
         )
-    axes.set_ylim(min(low, at), high)
 
 
 def _title(axes: Axes, title: str, below: str) -> None:

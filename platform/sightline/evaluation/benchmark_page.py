@@ -79,65 +79,94 @@ def render_html(report: Mapping[str, Any]) -> str:
 
 
 def _table(report: Mapping[str, Any], model: str) -> dict[str, Any]:
-    """One model's table and figures."""
+    """One model's table and figures: POPE and captions, then the cost, then all other benchmarks."""
     from sightline.evaluation import benchmark_figures as figures
 
     wanted = columns(report)
-    groups = [(label, len(list(own))) for label, own in groupby(wanted, key=lambda c: (c.dataset, c.group))]
-    firsts = {next(i for i, c in enumerate(wanted) if (c.dataset, c.group) == label) for label, _ in groups}
-    heads = [
-        {
-            "label": c.label,
-            "title": f"{c.group}, {c.label}",
-            "better": METRICS[c.metric].better if c.metric in METRICS else None,
-            "first": i in firsts,
-        }
-        for i, c in enumerate(wanted)
-    ]
-    heads += [
+    names = {(c.dataset, c.benchmark, c.metric) for c in wanted}
+    lead = [c for c in wanted if any((c.dataset, c.benchmark, m) in names for m in ("f1", "chair_s"))]
+    rest = [c for c in wanted if c not in lead]
+    groups = [*_groups(lead), {"label": "Cost", "span": len(COSTS)}, *_groups(rest)]
+    costs = [
         {"label": label, "title": title, "better": "lower", "first": i == 0}
         for i, (label, title) in enumerate(_COST_LABELS.values())
     ]
     return {
         "model": model,
-        "groups": [{"label": label[1], "span": span} for label, span in groups]
-        + [{"label": "Cost", "span": len(COSTS)}],
-        "columns": heads,
-        "rows": [_row(report, row, model, wanted, firsts) for row in report["rows"]],
+        "groups": groups,
+        "columns": [*_heads(lead), *costs, *_heads(rest)],
+        "rows": [_row(report, row, model, lead, rest) for row in report["rows"]],
         "forest": figures.forest_svg(report, model) if report["comparisons"] else "",
         "pope": figures.pope_svg(report, model),
         "captions": figures.captions_svg(report, model),
     }
 
 
+def _groups(among: Sequence[Column]) -> list[dict[str, Any]]:
+    """The benchmarks above the columns, and how many columns each spans."""
+    spans = ((key[1], len(list(own))) for key, own in groupby(among, key=_benchmark))
+    return [{"label": label, "span": span} for label, span in spans]
+
+
+def _heads(among: Sequence[Column]) -> list[dict[str, Any]]:
+    return [
+        {
+            "label": c.label,
+            "title": f"{c.group}, {metric_label(c.metric)}",
+            "better": METRICS[c.metric].better if c.metric in METRICS else None,
+            "first": first,
+        }
+        for c, first in _marked(among)
+    ]
+
+
+def _benchmark(column: Column) -> tuple[str, str]:
+    return column.dataset, column.group
+
+
+def _marked(among: Sequence[Column]) -> list[tuple[Column, bool]]:
+    """Each column, and whether it is its benchmark's first."""
+    return [(c, i == 0 or _benchmark(among[i - 1]) != _benchmark(c)) for i, c in enumerate(among)]
+
+
 def _row(
-    report: Mapping[str, Any], row: Mapping[str, Any], model: str, wanted: Sequence[Column], firsts: set[int]
+    report: Mapping[str, Any],
+    row: Mapping[str, Any],
+    model: str,
+    lead: Sequence[Column],
+    rest: Sequence[Column],
 ) -> dict[str, Any]:
     name = row["row"]
-    costs, base = total_cost(report, model, name), total_cost(report, model, GREEDY)
-    texts = cost_texts(costs)
-    spent = [
-        {
-            "value": None if texts[key] == DASH else costs[key],
-            "text": texts[key],
-            "below": f"\N{MULTIPLICATION SIGN}{costs[key] / base[key]:.2f}"
-            if name != GREEDY and texts[key] != DASH and base[key] > 0
-            else "",
-            "verdict": "",
-            "note": "",
-            "first": i == 0,
-        }
-        for i, key in enumerate(COSTS)
-    ]
-    cells = [_cell(report, column, model, name) | {"first": i in firsts} for i, column in enumerate(wanted)]
+    before, after = (
+        [_cell(report, column, model, name) | {"first": first} for column, first in _marked(among)]
+        for among in (lead, rest)
+    )
     return {
         "name": name,
         "mitigations": row["mitigations"],
         "status": row["status"],
         "reason": row["reason"],
         "greedy": name == GREEDY,
-        "cells": cells + spent,
+        "cells": [*before, *_cost_cells(report, model, name), *after],
     }
+
+
+def _cost_cells(report: Mapping[str, Any], model: str, name: str) -> list[dict[str, Any]]:
+    """What the row cost, and how many times greedy's cost that is."""
+    costs, base = total_cost(report, model, name), total_cost(report, model, GREEDY)
+    texts = cost_texts(costs)
+    known = {key: texts[key] != DASH and base[key] > 0 and name != GREEDY for key in COSTS}
+    return [
+        {
+            "value": None if texts[key] == DASH else costs[key],
+            "text": texts[key],
+            "below": f"\N{MULTIPLICATION SIGN}{costs[key] / base[key]:.2f}" if known[key] else "",
+            "verdict": "",
+            "note": "",
+            "first": i == 0,
+        }
+        for i, key in enumerate(COSTS)
+    ]
 
 
 def _cell(report: Mapping[str, Any], column: Column, model: str, row: str) -> dict[str, Any]:
@@ -285,6 +314,7 @@ def _manifest(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         )
     lines += [
         ("Yes/no parser", measure["parser"]),
+        ("Scorers", "; ".join(measure["scorers"])),
         (
             "Intervals",
             f"{measure['confidence']:.0%}, percentile bootstrap over {measure['clustered_by']}s, "

@@ -5,14 +5,16 @@ Everything is derived from answers, benchmarks and settings: scored again, it is
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sightline.config.benchmark import GREEDY, BenchmarkConfig
 from sightline.config.mitigations import to_text
+from sightline.data.licences import is_restricted
 from sightline.evaluation.benchmark_examples import choose
 from sightline.evaluation.fairness import hash_items, hash_truths
 from sightline.evaluation.matrix import Side, measure
+from sightline.evaluation.published import Published
 from sightline.evaluation.run_folder import PAGE, REPORT, Files, plain, write_json
 from sightline.evaluation.scoring import METRICS, benchmark_label
 from sightline.evaluation.wording import amount
@@ -31,9 +33,11 @@ def assemble(
     sides: Sequence[Side],
     datasets: Mapping[str, Sequence[Example]],
     lexicon: Lexicon,
+    published: Published | None = None,
 ) -> dict[str, Any]:
     """Score, compare and gather: the whole content of report.json, as plain JSON values."""
-    measured = measure(sides, config, lexicon)
+    measured = measure(sides, config, lexicon, published)
+    private = _private(config, datasets)
     return plain(
         {
             "name": manifest.get("name", config.run.name),
@@ -41,11 +45,11 @@ def assemble(
             "rows": [_row(method, sides) for method in config.methods()],
             "models": _models(config, sides),
             "benchmarks": {
-                name: _benchmark(examples, config.benchmarks[name].type, name in config.private)
+                name: _benchmark(examples, config.benchmarks[name].type, name in private)
                 for name, examples in datasets.items()
             },
             **measured,
-            "examples": _examples(sides, config, lexicon),
+            "examples": _examples(sides, config, lexicon, private),
             "measure": {
                 "parser": config.parser,
                 "resamples": config.bootstrap,
@@ -54,6 +58,7 @@ def assemble(
                 "clustered_by": "image",
                 "correction": config.correction,
                 "family": "one score over all models, rows and benchmarks",
+                "scorers": sorted(published.notes) if published is not None else [],
             },
             "manifest": dict(manifest),
             "config": config.model_dump(mode="json", exclude={"score_only", "dry_run"}),
@@ -107,7 +112,7 @@ def _row(method: Any, sides: Sequence[Side]) -> dict[str, Any]:
     answered = any(side.row == method.name for side in sides)
     return {
         "row": method.name,
-        "mitigations": " + ".join(to_text(item) for item in method.mitigations) or GREEDY,
+        "mitigations": " + ".join(map(to_text, method.mitigations)) or ("" if method.pending else GREEDY),
         "status": "pending" if method.pending else "measured" if answered else "no answers",
         "reason": method.pending,
     }
@@ -142,9 +147,17 @@ def _benchmark(examples: Sequence[Example], kind: str, private: bool) -> dict[st
     }
 
 
-def _examples(sides: Sequence[Side], config: BenchmarkConfig, lexicon: Lexicon) -> list[dict[str, Any]]:
+def _private(config: BenchmarkConfig, datasets: Mapping[str, Sequence[Example]]) -> set[str]:
+    """Datasets under a use agreement: those that the settings name, and those whose loader says so."""
+    marked = {name for name, examples in datasets.items() if any(map(is_restricted, examples))}
+    return marked | set(config.private)
+
+
+def _examples(
+    sides: Sequence[Side], config: BenchmarkConfig, lexicon: Lexicon, private: Collection[str]
+) -> list[dict[str, Any]]:
     """The first model's examples, as many of each benchmark that may be shown."""
-    open_ones = [name for name in config.benchmarks if name not in config.private]
+    open_ones = [name for name in config.benchmarks if name not in private]
     first = next(iter(config.named_models()))
     shown = []
     for name in open_ones:

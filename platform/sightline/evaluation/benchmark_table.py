@@ -1,7 +1,7 @@
 """The table of a benchmark: which columns, which words in each cell; as Markdown for a README.
 
 A cell is a value with its interval. What is better than greedy for sure (after correction) is
-bold, what is worse for sure is struck with a dagger. The page draws the same columns.
+bold, what is worse for sure has a dagger. The page draws the same columns.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class Column:
 
     @property
     def label(self) -> str:
-        return metric_label(self.metric)
+        """The score for people, short enough for a column."""
+        return "yes" if self.metric == "yes_ratio" else metric_label(self.metric)
 
     def find(self, rows: Sequence[Mapping[str, Any]], model: str, row: str) -> Mapping[str, Any] | None:
         """The score or comparison that stands in this column for a row."""
@@ -120,8 +121,8 @@ def _cell(report: Mapping[str, Any], column: Column, model: str, row: str) -> st
 
 
 def interval(score: Mapping[str, Any], metric: str) -> str:
-    """`85.2 to 88.9`, without the unit that the value has."""
-    return " to ".join(amount(score[end], metric).rstrip("%") for end in ("low", "high"))
+    """`85.2-88.9` with an en dash, without the unit that the value has."""
+    return DASH.join(amount(score[end], metric).rstrip("%") for end in ("low", "high"))
 
 
 def _chosen(metrics: Sequence[str]) -> list[str]:

@@ -17,6 +17,7 @@ from sightline.config.benchmark import GREEDY, BenchmarkConfig
 from sightline.evaluation.answers import Answered, Matched
 from sightline.evaluation.fairness import differences
 from sightline.evaluation.predictions import Prediction, is_long
+from sightline.evaluation.published import Published
 from sightline.evaluation.scoring import METRICS, Tally, tally
 from sightline.metrics.bootstrap import Ratio, estimate, paired_difference
 from sightline.metrics.objects import Lexicon
@@ -44,22 +45,26 @@ class Side:
         return {"model": self.model, "row": self.row, "dataset": self.dataset}
 
 
-def check_scorable(examples: Sequence[Example], lexicon: Lexicon) -> None:
+def check_scorable(examples: Sequence[Example], lexicon: Lexicon, published: Published | None = None) -> None:
     """Before any work: score the true answers as if a model had given them.
 
     Raises DataError for truths that are no truths, doubled ids, or a benchmark of mixed kinds.
     """
-    tally([Prediction(e, e.answer) for e in examples], lexicon=lexicon, parser="strict")
+    answers = [Prediction(e, e.answer) for e in examples]
+    tally(answers, lexicon=lexicon, parser="strict", published=published)
 
 
-def measure(sides: Sequence[Side], config: BenchmarkConfig, lexicon: Lexicon) -> dict[str, Any]:
+def measure(
+    sides: Sequence[Side], config: BenchmarkConfig, lexicon: Lexicon, published: Published | None = None
+) -> dict[str, Any]:
     """{scores, comparisons, refused, costs, accounts}: lists of plain rows, in the order of `sides`."""
+    rules = _Rules(config, lexicon, published)
     baselines = {(s.model, s.dataset): s for s in sides if s.is_baseline}
     scores: list[dict[str, Any]] = []
     comparisons: list[dict[str, Any]] = []
     refused: list[dict[str, Any]] = []
     for side in sides:
-        scores += _scores(side, config, lexicon)
+        scores += _scores(side, rules)
         if side.is_baseline:
             continue
         baseline = baselines.get((side.model, side.dataset))
@@ -67,7 +72,7 @@ def measure(sides: Sequence[Side], config: BenchmarkConfig, lexicon: Lexicon) ->
         if odd:
             refused.append(side.key() | {"reasons": odd})
         elif baseline is not None:
-            comparisons += _compare(baseline, side, config, lexicon)
+            comparisons += _compare(baseline, side, rules)
     _correct(comparisons, config)
     return {
         "scores": scores,
@@ -118,13 +123,20 @@ def _unfair(baseline: Side | None, side: Side) -> list[str]:
     return differences(baseline.matched.conditions, side.matched.conditions)
 
 
-def _tallies(
-    predictions: Sequence[Prediction], config: BenchmarkConfig, lexicon: Lexicon
-) -> dict[str, Tally]:
-    return tally(predictions, lexicon=lexicon, parser=config.parser)
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """What answers are scored by."""
+
+    config: BenchmarkConfig
+    lexicon: Lexicon
+    published: Published | None
+
+    def tally(self, predictions: Sequence[Prediction]) -> dict[str, Tally]:
+        return tally(predictions, lexicon=self.lexicon, parser=self.config.parser, published=self.published)
 
 
-def _scores(side: Side, config: BenchmarkConfig, lexicon: Lexicon) -> list[dict[str, Any]]:
+def _scores(side: Side, rules: _Rules) -> list[dict[str, Any]]:
+    config = rules.config
     return [
         side.key()
         | {"benchmark": benchmark, "metric": metric}
@@ -137,23 +149,22 @@ def _scores(side: Side, config: BenchmarkConfig, lexicon: Lexicon) -> list[dict[
                 seed=config.seed,
             )
         )
-        for benchmark, counts in _tallies(side.matched.predictions, config, lexicon).items()
+        for benchmark, counts in rules.tally(side.matched.predictions).items()
         for metric, ratio in counts.ratios.items()
     ]
 
 
-def _compare(baseline: Side, side: Side, config: BenchmarkConfig, lexicon: Lexicon) -> list[dict[str, Any]]:
+def _compare(baseline: Side, side: Side, rules: _Rules) -> list[dict[str, Any]]:
     """Every score of both on the items that both answered."""
     sides = [s.matched.predictions for s in (baseline, side)]
     failed = {p.example.example_id for predictions in sides for p in predictions if p.error}
     first, second = (
-        _tallies([p for p in predictions if p.example.example_id not in failed], config, lexicon)
-        for predictions in sides
+        rules.tally([p for p in predictions if p.example.example_id not in failed]) for predictions in sides
     )
     return [
         side.key()
         | {"benchmark": benchmark, "metric": metric}
-        | _difference(metric, before, second[benchmark].ratios[metric], counts.image_ids, config)
+        | _difference(metric, before, second[benchmark].ratios[metric], counts.image_ids, rules.config)
         for benchmark, counts in first.items()
         for metric, before in counts.ratios.items()
     ]

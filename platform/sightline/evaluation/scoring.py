@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, assert_never
+from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from sightline.config.evaluation import EvaluationConfig
 from sightline.errors import DataError
+from sightline.evaluation import published
 from sightline.evaluation.predictions import Prediction
 from sightline.metrics import objects, short_answer, yes_no
 from sightline.metrics.bootstrap import Ratio, estimate
 from sightline.metrics.objects import Lexicon
+
+if TYPE_CHECKING:
+    from sightline.evaluation.published import Published
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,22 @@ METRICS: dict[str, Metric] = {
     "chair_s": Metric("CHAIR_s", "lower", hallucination=True),
     "chair_i": Metric("CHAIR_i", "lower", hallucination=True),
     "length": Metric("length", None, unit="words"),
+    "chair": Metric("CHAIR", "lower", hallucination=True),
+    "hal": Metric("Hal", "lower", hallucination=True),
+    "cog": Metric("Cog", "lower", hallucination=True),
+    "cover": Metric("Cover", "higher"),
+    "no_precision": Metric("precision of No", "higher"),
+    "no_recall": Metric("recall of No", "higher"),
+    "no_f1": Metric("F1 of No", "higher"),
+    "exact": Metric("exact", "higher"),
+    "relaxed": Metric("relaxed", "higher"),
+    "caught": Metric("unsuitable caught", "higher"),
+    "refused_suitable": Metric("suitable refused", "lower"),
+    "set_precision": Metric("precision", "higher"),
+    "set_f1": Metric("F1 of objects", "higher"),
+    "bleu": Metric("BLEU", "higher"),
+    "rouge_l": Metric("ROUGE-L", "higher"),
+    "meteor": Metric("METEOR", "higher"),
 }
 """Every score by name."""
 
@@ -71,10 +91,15 @@ def benchmark_label(benchmark: str) -> str:
 
 
 def tally(
-    predictions: Sequence[Prediction], *, lexicon: Lexicon | Mapping[str, str], parser: str
+    predictions: Sequence[Prediction],
+    *,
+    lexicon: Lexicon | Mapping[str, str],
+    parser: str,
+    published: Published | None = None,
 ) -> dict[str, Tally]:
     """Per-item counts of every benchmark among `predictions`, items in id order.
 
+    `published` scores what it knows by its own rules; the kind of question decides the rest.
     Raises DataError for an id that comes twice, or a benchmark that mixes kinds.
     """
     words = lexicon if isinstance(lexicon, Lexicon) else Lexicon(lexicon)
@@ -84,7 +109,7 @@ def tally(
             by_benchmark.setdefault(prediction.benchmark, []).append(prediction)
     known = list(_LABELS)
     order = sorted(by_benchmark, key=lambda name: (known.index(name) if name in known else len(known), name))
-    return {name: _tally_one(name, by_benchmark[name], words, parser) for name in order}
+    return {name: _tally_one(name, by_benchmark[name], words, parser, published) for name in order}
 
 
 def score(
@@ -114,7 +139,9 @@ def score(
     ]
 
 
-def _tally_one(benchmark: str, rows: list[Prediction], lexicon: Lexicon, parser: str) -> Tally:
+def _tally_one(
+    benchmark: str, rows: list[Prediction], lexicon: Lexicon, parser: str, published: Published | None
+) -> Tally:
     ids = tuple(row.example.example_id for row in rows)
     if len(set(ids)) < len(ids):
         twice = next(a for a, b in zip(ids, ids[1:], strict=False) if a == b)
@@ -126,10 +153,15 @@ def _tally_one(benchmark: str, rows: list[Prediction], lexicon: Lexicon, parser:
             got=" and ".join(kinds),
             hint="give each kind its own `split`",
         )
-    return Tally(ids, tuple(row.example.image_id for row in rows), _ratios(rows, lexicon, parser))
+    ratios = published.ratios(rows) if published is not None else None
+    if ratios is None:
+        ratios = _ratios(rows, lexicon, parser)
+    return Tally(ids, tuple(row.example.image_id for row in rows), ratios)
 
 
 def _ratios(rows: list[Prediction], lexicon: Lexicon, parser: str) -> dict[str, Ratio]:
+    if (own := published.ratios(rows, parser)) is not None:
+        return own
     answers = [row.answer for row in rows]
     truths = [row.example.answer for row in rows]
     kind = rows[0].example.kind
