@@ -13,7 +13,8 @@ tokens from a tower too small to matter. Three measurements:
 
 The last line is one JSON object; `limits` are the numbers promised.
 
-    python tests/bench/bench_interventions.py [rounds=7] [steps=24] [rows=1] [context=600] [prefill=2000]
+    python tests/bench/bench_interventions.py [rounds=7] [steps=24] [rows=1] [context=600]
+        [prefill=2000] [layers=12] [width=768]
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ class EndlessVlm(Vlm):
     stop_ids = frozenset()  # type: ignore[assignment]
 
 
-def random_vlm(layers: int = 12) -> EndlessVlm:
-    """LLaVA-shaped, random weights, fp32 on the CPU."""
+def random_vlm(layers: int, width: int) -> EndlessVlm:
+    """LLaVA-shaped, random weights, heads of width 64, fp32 on the CPU."""
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer("<s>", "</s>", "<image>", bos="<s>", eos="</s>", image_token="<image>")
     size = {"height": 336, "width": 336}
@@ -77,11 +78,11 @@ def random_vlm(layers: int = 12) -> EndlessVlm:
     text = {
         "model_type": "llama",
         "vocab_size": 8192,
-        "hidden_size": 768,
-        "intermediate_size": 2048,
+        "hidden_size": width,
+        "intermediate_size": width * 8 // 3,
         "num_hidden_layers": layers,
-        "num_attention_heads": 12,
-        "num_key_value_heads": 12,
+        "num_attention_heads": width // 64,
+        "num_key_value_heads": width // 64,
         "max_position_embeddings": 4096,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
@@ -128,7 +129,7 @@ def step_ms(mitigated: Mitigated, prompts: Sequence[Prompt], steps: int) -> floa
 
 def decoding_costs(vlm: Vlm, folder: Path, options: dict[str, int]) -> dict[str, Any]:
     """Each method's step over greedy's."""
-    text_LD = torch.randn(vlm.num_layers, 768, generator=torch.Generator().manual_seed(0))
+    text_LD = torch.randn(vlm.num_layers, options["width"], generator=torch.Generator().manual_seed(0))
     Directions.of(vlm, text_LD=text_LD).save(folder)
     methods = {
         "greedy": [],
@@ -199,9 +200,9 @@ def prefill_costs(vlm: Vlm, options: dict[str, int]) -> dict[str, Any]:
 
 
 # -- memory -------------------------------------------------------------------------------
-def opera_bytes(layers: int, context: int) -> dict[str, int]:
+def opera_bytes(layers: int, options: dict[str, int]) -> dict[str, int]:
     """Most bytes that OPERA holds after a pass of an answer: by its own count, and all tensors'."""
-    vlm = random_vlm(layers)
+    vlm = random_vlm(layers, options["width"])
     mitigated = Mitigated(vlm, ["opera"])
     weights = {tensor.untyped_storage().data_ptr() for tensor in vlm.model.state_dict().values()}
     most = 0
@@ -215,7 +216,7 @@ def opera_bytes(layers: int, context: int) -> dict[str, int]:
         most = max(most, sum(size for place, size in storages.items() if place not in known))
 
     handle = vlm.adapter.decoder(vlm.model).register_forward_hook(weigh, with_kwargs=True)
-    mitigated.generate([prompt_of(vlm, context)], max_new_tokens=4, batch_size=1)
+    mitigated.generate([prompt_of(vlm, options["context"])], max_new_tokens=4, batch_size=1)
     handle.remove()
     return {"tensors": most, "own_count": mitigated.decoder.cost.kept_bytes}  # type: ignore[union-attr]
 
@@ -233,10 +234,11 @@ def _storages() -> Iterator[Any]:
 
 def main(argv: Sequence[str]) -> None:
     options = {"rounds": 7, "steps": 24, "rows": 1, "context": 600, "prefill": 2000}
+    options |= {"layers": 12, "width": 768}
     options |= {key: int(value) for key, value in (argument.split("=") for argument in argv)}
     transformers.logging.set_verbosity_error()
-    memory = {layers: opera_bytes(layers, options["context"]) for layers in (4, 8)}
-    vlm = random_vlm()
+    memory = {layers: opera_bytes(layers, options) for layers in (4, 8)}
+    vlm = random_vlm(options["layers"], options["width"])
     parameters = sum(p.numel() for p in vlm.model.parameters())
     with tempfile.TemporaryDirectory() as folder:
         decoding = decoding_costs(vlm, Path(folder) / "directions", options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import exp, log
 from typing import Any
 
@@ -20,6 +21,7 @@ from sightline.models.attention import AttentionCall
 from sightline.models.passes import Pass
 from sightline.models.prompts import Prompt
 from sightline.models.vlm import Vlm
+from sightline.records import Answer
 
 TOKENS = 4
 
@@ -92,16 +94,19 @@ METHODS: dict[str, tuple[list[Intervention], Plain]] = {
 
 def check_against_maps(vlm: Vlm, interventions: list[Intervention], plain: Plain) -> None:
     """Batched answers over packed prefixes are those of each row's whole maps, token by token."""
-    prompts = [*sample_prompts(), Prompt(None, "Is there a dog?")]
+    prompts, text_only = sample_prompts(), Prompt(None, "Is there a dog?")
     with Stack(interventions).attached(vlm):
-        answers = vlm.generate(prompts, max_new_tokens=TOKENS, batch_size=4)
+        *answers, (blind,) = vlm.generate([*prompts, text_only], max_new_tokens=TOKENS, batch_size=4)
     for row, (answer,) in zip(vlm.encode(prompts), answers, strict=True):
         logits_AV = plain.logits(vlm, row, answer.token_ids)
         assert tuple(logits_AV.argmax(-1).tolist()) == answer.token_ids
-        chosen = torch.tensor(answer.token_ids)[:, None]
-        assert float(logits_AV.log_softmax(-1).gather(1, chosen).sum()) == pytest.approx(
-            answer.logprob, abs=1e-3
-        )
+        assert chosen_logprob(logits_AV, answer.token_ids) == pytest.approx(answer.logprob, abs=1e-3)
+    assert blind.token_ids == vlm.generate([text_only], max_new_tokens=TOKENS)[0][0].token_ids
+
+
+def chosen_logprob(logits_AV: torch.Tensor, token_ids: Sequence[int]) -> float:
+    """The sum of the tokens' log-probabilities."""
+    return float(logits_AV.log_softmax(-1).gather(1, torch.tensor(token_ids)[:, None]).sum())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -124,24 +129,30 @@ def test_scored_answers_are_changed_as_decoded_ones():
         scored = vlm.score(prompts, answers, batch_size=3)
     for row, answer in zip(vlm.encode(prompts), scored, strict=True):
         logits_AV = plain.logits(vlm, row, answer.token_ids)
-        logprobs_A = logits_AV.log_softmax(-1).gather(1, torch.tensor(answer.token_ids)[:, None])
-        assert answer.logprob == pytest.approx(float(logprobs_A.sum()), abs=1e-3)
+        assert chosen_logprob(logits_AV, answer.token_ids) == pytest.approx(answer.logprob, abs=1e-3)
 
 
 # -- who is touched -----------------------------------------------------------------------
 @pytest.mark.parametrize("intervention", [Spin(0.5), Spin(0.5, mode="released"), Pai()])
 def test_rows_without_an_image_and_other_tokens_stay_bit_for_bit(intervention: Intervention):
     vlm = tiny_vlm("llava")
-    prompts = [sample_prompts()[0], Prompt(None, "Describe this image in detail. How many people?")]
-    inputs = vlm.collate(vlm.encode(prompts), "right")
-    with torch.inference_mode():
-        plain_BTV = vlm.model(**inputs).logits
-        with Stack([intervention]).attached(vlm):
-            changed_BTV = vlm.model(**inputs).logits
-    assert torch.equal(changed_BTV[1], plain_BTV[1])
-    last = len(vlm.encode(prompts)[0]) - 1
-    assert torch.equal(changed_BTV[0, :last], plain_BTV[0, :last])
-    assert not torch.allclose(changed_BTV[0, last], plain_BTV[0, last])
+    first, *rest = [*sample_prompts()[:2], Prompt(None, "How many people?")]
+    answers = ["Yes.", "Red.", "Two people."]
+
+    def seen() -> tuple[list[Answer], list[list[Answer]], torch.Tensor]:
+        with torch.inference_mode():
+            logits_1TV = vlm.model(**vlm.collate(vlm.encode([first]))).logits
+        prompts = [first, *rest]
+        return vlm.score(prompts, answers), vlm.generate(prompts, max_new_tokens=3), logits_1TV[0]
+
+    scored, generated, logits_TV = seen()
+    with Stack([intervention]).attached(vlm):
+        now_scored, now_generated, now_TV = seen()
+    assert now_scored[2] == scored[2]
+    assert now_generated[2] == generated[2]
+    assert torch.equal(now_TV[:-1], logits_TV[:-1])
+    assert not torch.allclose(now_TV[-1], logits_TV[-1])
+    assert all(now_scored[i].logprob != scored[i].logprob for i in range(2))
 
 
 def test_beams_of_a_padded_batch_are_those_of_each_prompt_alone():

@@ -27,7 +27,8 @@ class Queries:
     slot_Q: torch.Tensor
     """The number of query q among its sequence's."""
     image_QS: torch.Tensor
-    visible_QS: torch.Tensor
+    hidden_Q1S: torch.Tensor | None
+    """Keys that the query does not see; None where all are seen."""
     shown_Q: torch.Tensor
     """Whether the query sees an image at all."""
     step: bool
@@ -53,7 +54,7 @@ class Queries:
             current.place_Q,
             slot_Q,
             current.image_QS,
-            current.visible_QS,
+            None if bool(current.visible_QS.all()) else ~current.visible_QS.unsqueeze(1),
             shown_Q,
             step,
             slots,

@@ -104,8 +104,9 @@ class AttentionCall:
     def weights_QHS(self, queries: Queries) -> torch.Tensor:
         """The acting queries' attention weights, float32, 0 at keys they do not see."""
         if self._weights_QHS is None:
-            hidden_Q1S = ~queries.visible_QS.unsqueeze(1)
-            logits_QHS = self.logits_QHS(queries).masked_fill(hidden_Q1S, float("-inf"))
+            logits_QHS = self.logits_QHS(queries)
+            if queries.hidden_Q1S is not None:
+                logits_QHS = logits_QHS.masked_fill(queries.hidden_Q1S, float("-inf"))
             self._weights_QHS = logits_QHS.softmax(-1, dtype=torch.float32)
         return self._weights_QHS
 
