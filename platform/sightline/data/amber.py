@@ -3,7 +3,7 @@
 `annotations.json` (id, type, truth, hallu), and the queries (`query/query_*.json`: id, image,
 query). `split` is amber_generative, amber_existence, amber_attribute or amber_relation; the
 image's lists stand in `objects` (true) and `meta["hallu"]` (imaginable), the type in
-`meta["type"]`, as `metrics.amber` takes them.
+`meta["type"]`, as `metrics.amber` takes them; `meta["tables"]` is the folder of its word tables.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from sightline.records import Example
 
 ANNOTATIONS_SHA256 = "db22a436c4836fbb295e60b4e80d519573077579fb7032f01b193c1bd022b797"
 """Of the released annotations: 15,220 entries, 1,004 of them generative."""
+
+UNKNOWN = "unknown"
 
 _SPLITS = {
     "generative": "generative",
@@ -54,7 +56,7 @@ def read_amber(
             if row["id"] not in known:
                 raise wrong(file, number, "an id of annotations.json", repr(row["id"]))
             asked[row["id"]] = row
-    rows = ((i, _row(asked[i], known[i], edition)) for i in sorted(asked))
+    rows = ((i, _row(asked[i], known[i], edition, folder)) for i in sorted(asked))
     return from_rows(rows, folder, image_root or folder / "image", limit)
 
 
@@ -68,9 +70,6 @@ def read_amber_words(path: str | Path) -> tuple[dict[str, list[str]], frozenset[
     return associated, frozenset(word for word in safe if word)
 
 
-UNKNOWN = "unknown"
-
-
 def _annotations(path: Path) -> Iterator[dict[str, Any]]:
     for number, row in objects_of(path, "amber"):
         need(row, ("id", "type", "truth"), path, number)
@@ -79,7 +78,7 @@ def _annotations(path: Path) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _row(asked: dict[str, Any], known: dict[str, Any], edition: str) -> dict[str, Any]:
+def _row(asked: dict[str, Any], known: dict[str, Any], edition: str, folder: Path) -> dict[str, Any]:
     described = known["type"] == "generative"
     meta = {"type": known["type"], "edition": edition}
     return {
@@ -92,5 +91,5 @@ def _row(asked: dict[str, Any], known: dict[str, Any], edition: str) -> dict[str
         "objects": known["truth"] if described else [],
         "split": f"amber_{_SPLITS[known['type']]}",
         "source": "amber",
-        "meta": meta | ({"hallu": known["hallu"]} if described else {}),
+        "meta": meta | ({"hallu": known["hallu"], "tables": str(folder)} if described else {}),
     }

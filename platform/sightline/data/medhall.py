@@ -17,7 +17,7 @@ from typing import Any
 from sightline.data.documents import objects_of
 from sightline.data.examples import from_rows, wrong
 from sightline.data.licences import RESTRICTED
-from sightline.data.tables import kind_of
+from sightline.data.tables import asks_yes_or_no, kind_of
 from sightline.records import Example
 
 NAMES = {
@@ -36,8 +36,9 @@ def read_medhall(
 ) -> list[Example]:
     """The questions of a file; with options, they are written under the question, a line each.
 
-    `meta` has `options`, `gold` (the letter) and `unsuitable` where there are options. Images start
-    from `image_root` (default: the folder of the file). Raises DataError naming the row.
+    `split` is the row's type and the form of the answer: `_choice`, `_yes_no` or `_open`. `meta` has
+    `options`, `gold` (the letter) and `unsuitable` where there are options. Images start from
+    `image_root` (default: the folder of the file). Raises DataError naming the row.
     """
     path = Path(path).absolute()
     return from_rows(_rows(path), path, image_root or path.parent, limit)
@@ -51,16 +52,18 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             raise wrong(path, number, f"a value for {names}", f"only {', '.join(row)}")
         options = _options(row.get("options") or row.get("choices") or {})
         question, answer = str(found["question"]), str(found["answer"])
+        yes_no = not options and (kind_of(answer) == "yes_no" or asks_yes_or_no(question))
+        form = "choice" if options else "yes_no" if yes_no else "open"
         yield (
             number,
             {
-                "example_id": f"medhall/{number if found['example_id'] is None else found['example_id']}",
+                "example_id": f"medhall/{found['example_id'] or f'row {number}'}",
                 "image_id": Path(str(found["image"])).stem,
                 "image_uri": str(found["image"]),
                 "question": "\n".join([question, *(f"{k}. {text}" for k, text in options.items())]),
-                "kind": "open" if options else kind_of(answer),
+                "kind": "yes_no" if yes_no else "open",
                 "answer": answer,
-                "split": str(row.get("type") or row.get("split") or "medhall"),
+                "split": f"{row.get('type') or row.get('split') or 'medhall'}_{form}",
                 "source": "medhall",
                 "meta": {RESTRICTED: True} | (_choice(answer, options) if options else {}),
             },

@@ -22,7 +22,7 @@ import numpy as np
 from sightline.data.documents import need, objects_of
 from sightline.data.examples import from_rows, wrong
 from sightline.data.licences import RESTRICTED
-from sightline.data.tables import kind_of
+from sightline.data.tables import asks_yes_or_no, kind_of
 from sightline.errors import DataError
 from sightline.records import Example
 
@@ -43,7 +43,8 @@ def read_mmed_rag(
     limit: int | None = None,
     domain: Domain | None = None,
 ) -> list[Example]:
-    """The questions of a file; `split` is `mmed_rag_<domain>`.
+    """The questions of a file; `split` is `mmed_rag_<domain>`, with `_report` where more than yes or no
+    is asked for.
 
     Images start from `image_root` (default: the folder of the file; the paths of the authors'
     machines in `image_root` of the rows are not used). Raises DataError naming the row.
@@ -82,6 +83,7 @@ def _rows(path: Path, root: Path, domain: Domain | None) -> Iterator[tuple[int, 
             about = domain_of(path.name)
         meta = asked.pop("meta") | {RESTRICTED: True, "domain": about} | _fundus(root / row["image"])
         key = row.get("question_id", row.get("id"))
+        yes_no = kind_of(asked["answer"]) == "yes_no" or asks_yes_or_no(asked["question"])
         yield (
             number,
             {
@@ -89,8 +91,8 @@ def _rows(path: Path, root: Path, domain: Domain | None) -> Iterator[tuple[int, 
                 "example_id": f"mmed_rag/{path.stem}/{number}",
                 "image_id": row["image"],
                 "image_uri": row["image"],
-                "kind": kind_of(asked["answer"]),
-                "split": f"mmed_rag_{about}",
+                "kind": "yes_no" if yes_no else "open",
+                "split": f"mmed_rag_{about}{'' if yes_no else '_report'}",
                 "source": "mmed_rag",
                 "meta": meta | ({} if key is None else {"id": str(key)}),
                 **asked,

@@ -11,6 +11,7 @@ import csv
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,9 @@ LABEL = "label"
 _TEXT_FIELDS = frozenset(FIELDS) - {"objects", "meta"}
 _LABELS = {"1": 1.0, "1.0": 1.0, "true": 1.0, "yes": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0, "no": 0.0}
 _NO_LABEL = ("", "nan", "none", "null")
+_YES_NO = re.compile(
+    r"\W*(?:is|are|was|were|do|does|did|has|have|had|can|could|will|would|should)\b", re.IGNORECASE
+)
 
 
 def read_table(
@@ -107,6 +111,11 @@ def read_label(value: Any) -> float | None:
 def kind_of(answer: str) -> str:
     """What the question asks, as far as its true answer tells: yes_no, or open."""
     return "yes_no" if answer.strip().strip(".").lower() in ("yes", "no") else "open"
+
+
+def asks_yes_or_no(question: str) -> bool:
+    """Does the question open with a verb that yes or no answers? For sets whose labels are dirty."""
+    return bool(_YES_NO.match(question))
 
 
 def _named(row: Mapping[str, Any], columns: Mapping[str, str], path: Path, number: int) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from sightline.config.evaluation import EvaluationConfig
 from sightline.errors import DataError
-from sightline.evaluation import published
 from sightline.evaluation.predictions import Prediction
 from sightline.metrics import objects, short_answer, yes_no
 from sightline.metrics.bootstrap import Ratio, estimate
@@ -160,8 +159,6 @@ def _tally_one(
 
 
 def _ratios(rows: list[Prediction], lexicon: Lexicon, parser: str) -> dict[str, Ratio]:
-    if (own := published.ratios(rows, parser)) is not None:
-        return own
     answers = [row.answer for row in rows]
     truths = [row.example.answer for row in rows]
     kind = rows[0].example.kind

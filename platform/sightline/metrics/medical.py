@@ -26,7 +26,7 @@ Label = Literal["clean", "dirty", "unusable"]
 _DIRTY = re.compile(
     r"^[\W_]*(?:(?:the\s+)?(?:final\s+)?answer\s*(?:is)?\W*)?(yes|no)\b[\W_]*$", re.IGNORECASE
 )
-_LETTER = re.compile(r"^\W*(?:(?:the\s+)?(?:correct\s+)?(?:answer|option)\s*(?:is)?\W*)?([A-Z])(?![\w'’])")
+_LETTER = re.compile(r"^\W*(?i:(?:the\s+)?(?:correct\s+)?(?:answer|option)\s*(?:is)?\W*)?([A-Z])(?![\w'’])")
 _ABSTAIN = re.compile(
     r"\b(?:not (?:a )?suitable (?:question|image)|unsuitable question|not sure|unsure|uncertain|"
     r"(?:can ?not|can[’']t|could not|couldn[’']t|unable to) (?:be )?(?:determine|answer|tell|say|provide|"

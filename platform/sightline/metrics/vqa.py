@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sightline.errors import DataError
 from sightline.metrics.bootstrap import Ratio
@@ -30,6 +31,11 @@ class Accepted:
     texts: tuple[str, ...] = ()
     low: float = math.nan
     high: float = math.nan
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> Accepted:
+        """From {texts, low, high}, as loaders keep it in `meta["accepted"]`."""
+        return cls(tuple(stored["texts"]), stored.get("low", math.nan), stored.get("high", math.nan))
 
     @property
     def is_range(self) -> bool:
