@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from sightline.data.judgements import Judgements
 from sightline.errors import DataError
 from sightline.metrics import claims, mmhal
 from sightline.metrics.judging import ask
@@ -72,6 +73,21 @@ def test_a_judge_is_asked_once_and_may_say_nonsense():
     assert asked == ["a", "b", "c"]
     ask(["a"], judge, name="another judge", cache=cache)
     assert len(asked) == 4
+
+
+def test_judgements_outlive_the_process_and_a_crash(tmp_path):
+    path = tmp_path / "judge" / "said.jsonl"
+    assert ask(["a"], lambda _: "Rating: 5", name="j", cache=Judgements(path)) == ["Rating: 5"]
+    with path.open("a") as out:
+        out.write('{"key": "cut o')
+    kept = Judgements(path)
+    assert len(kept) == len(list(kept)) == 1
+    assert ask(["a"], pytest.fail, name="j", cache=kept) == ["Rating: 5"]
+    ask(["b"], lambda _: "x", name="j", cache=kept)
+    assert len(Judgements(path)) == 2
+    path.write_text("no json\n{}\n")
+    with pytest.raises(DataError, match="row 1"):
+        Judgements(path)
 
 
 def test_claims_are_sentences():
