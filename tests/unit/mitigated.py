@@ -9,11 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
+from steered import directions
 from tiny import random_image
 
 from sightline.config.mitigations import METHODS
-from sightline.interventions.directions import Directions
 from sightline.models.prompts import Prompt
 from sightline.models.vlm import Vlm
 
@@ -43,19 +42,15 @@ CONTEXT = "A bus is on the street. A dog is left of it."
 assert {name.split(",")[0] for name in EXAMPLES} == set(METHODS), "give every method an example"
 
 
-def example(name: str, directions: str = "") -> dict[str, Any]:
-    """The settings of one example; `directions` is a folder that `make_directions` wrote."""
+def example(name: str, folder: str = "") -> dict[str, Any]:
+    """The settings of one example; `folder` is one that `make_directions` wrote."""
     settings = {"type": name} | EXAMPLES[name]
-    return settings | {"directions": directions} if settings["type"] in ("vti", "steer") else settings
+    return settings | {"directions": folder} if settings["type"] in ("vti", "steer") else settings
 
 
 def make_directions(vlm: Vlm, folder: Path) -> str:
-    """Random directions for every block; one for all tokens of a picture, which fits every tower."""
-    generator = torch.Generator().manual_seed(5)
-    text_LD = torch.randn(vlm.num_layers, vlm.adapter.text_width(vlm.model), generator=generator)
-    blocks, width = len(vlm.adapter.vision_blocks(vlm.model)), vlm.adapter.vision_width(vlm.model)
-    visual_L1W = torch.randn(blocks, 1, width, generator=generator)
-    Directions.of(vlm, text_LD=text_LD, visual_LPD=visual_L1W).save(folder)
+    """Random textual and visual directions of this model in a folder."""
+    directions(vlm).save(folder)
     return str(folder)
 
 

@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from mitigated import EXAMPLES, INTERVENTIONS, example, make_directions, three_prompts
+from steered import stock
+from test_spin_cross import captioner, generated, mllama, mllama_inputs
 from tiny import FAMILIES, tiny_vlm
 
 from sightline.errors import SightlineError
 from sightline.interventions.bake import bake
+from sightline.interventions.spin_cross import CrossAttentionSpin
 from sightline.mitigations import Mitigated
 from sightline.models.vlm import Vlm
 
@@ -28,7 +32,7 @@ WORKS, NO_MATTER = "works", "-"
 Place = tuple[str, str]
 """(family, attention back-end)."""
 Outcomes = Mapping[Place, tuple[str, ...]]
-"""For one engine: an outcome for each of EXAMPLES."""
+"""Of one engine: an outcome for each row of the table."""
 
 HEAD = """# What works where
 
@@ -36,12 +40,15 @@ Each mitigation, really run on a tiny random model of every family (`tests/unit/
 written by `python tests/unit/support_table.py --write`, and a test fails when it is not what happens.
 Columns with equal outcomes stand together; a number is the reason below.
 """
-TAIL = """
+ENGINES = """
 **Engines.** *Sightline* is `Mitigated.generate`, what every command and job uses. *Stock generate* is
 transformers' own `model.generate` inside `stack.attached(vlm)`, which takes interventions only: a decoder
 is a way to generate itself (`-`). *Baked* is `sightline bake`: a plain checkpoint that stock transformers
 and vLLM load; `make test-vllm` shows parity with the hooked model. Hooks inside vLLM are not offered: under
 its default compilation they are ignored without an error.
+
+Models that see through cross-attention are no families of ours (their prompts hold no image tokens);
+`interventions.spin_cross` serves them as plain transformers models:
 """
 
 
@@ -64,11 +71,11 @@ def in_sightline(vlm: Vlm, directions: str) -> Iterator[str]:
 
 def in_stock_generate(vlm: Vlm, directions: str) -> Iterator[str]:
     """transformers' generate under the stack."""
-    inputs = vlm.collate(vlm.encode(three_prompts()[:2]), "left")
+    prompts = three_prompts()[:2]
 
     def run(name: str) -> None:
         with Mitigated(vlm, [example(name, directions)]).stack.attached(vlm):
-            vlm.model.generate(**inputs, max_new_tokens=2, do_sample=False)
+            stock(vlm, prompts, max_new_tokens=2)
 
     for name in EXAMPLES:
         yield outcome(lambda name=name: run(name)) if name in INTERVENTIONS else NO_MATTER
@@ -92,10 +99,18 @@ def baked(vlm: Vlm, directions: str) -> Iterator[str]:
         yield outcome(lambda name=name: run(name)) if name in INTERVENTIONS else NO_MATTER
 
 
+def across(model: Any, inputs: dict[str, torch.Tensor]) -> Iterator[str]:
+    """A plain transformers model with cross-attention: SPIN's two modes, and the door to all else."""
+    for mode in ("paper", "released"):
+        spin = CrossAttentionSpin(0.5, 0.0, mode=mode)
+        yield outcome(lambda spin=spin: generated(model, inputs, spin, max_new_tokens=2))
+    yield outcome(lambda: Vlm(model, None))
+
+
 def run_all() -> dict[str, Outcomes]:
     """Engine -> outcomes by place."""
     found: dict[str, dict[Place, tuple[str, ...]]] = {"Sightline": {}, "Stock generate": {}, "Baked": {}}
-    with tempfile.TemporaryDirectory() as scratch, torch.inference_mode():
+    with tempfile.TemporaryDirectory() as scratch:
         for family in FAMILIES:
             for attention in BACKENDS:
                 vlm = tiny_vlm(family, attention)
@@ -107,28 +122,44 @@ def run_all() -> dict[str, Outcomes]:
     return found
 
 
+def run_across() -> dict[str, Outcomes]:
+    """The same of models that see through cross-attention."""
+    pictures = {"pixel_values": torch.zeros(1, 3, 28, 28)}
+    found: dict[Place, tuple[str, ...]] = {}
+    for attention in BACKENDS:
+        found["mllama", attention] = tuple(across(mllama(attention), mllama_inputs([6])))
+        found["ViT + GPT-2", attention] = tuple(across(captioner(attention), pictures))
+    found["Swin + GPT-2", "eager"] = tuple(across(captioner("eager", "swin"), pictures))
+    return {"Stock generate": found}
+
+
 # -- the page -----------------------------------------------------------------------------
 
 
-def page(found: Mapping[str, Outcomes]) -> str:
+def page() -> str:
     """The whole of docs/support.md."""
+    reasons: dict[str, int] = {}
+    own = table(tuple(EXAMPLES), run_all(), reasons)
+    other = table(("spin", "spin, released", "all others"), run_across(), reasons)
+    notes = [f"{number}. {text}" for text, number in reasons.items()]
+    return "\n".join([HEAD, *own, ENGINES, *other, "", "## Why", "", *notes, ""])
+
+
+def table(names: Sequence[str], engines: Mapping[str, Outcomes], reasons: dict[str, int]) -> list[str]:
+    """Lines of a table; refusals are numbered on in `reasons`."""
     columns = [
         (f"{engine}<br>{places_named(places)}", outcomes)
-        for engine, by_place in found.items()
+        for engine, by_place in engines.items()
         for outcomes, places in grouped(by_place).items()
     ]
-    reasons: dict[str, int] = {}
-    for _, outcomes in columns:
-        for text in outcomes:
-            if text not in (WORKS, NO_MATTER):
-                reasons.setdefault(text, len(reasons) + 1)
-    rows = ["| | " + " | ".join(heading for heading, _ in columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for n, name in enumerate(EXAMPLES):
-        texts = [outcomes[n] for _, outcomes in columns]
-        cells = [f"refused {reasons[text]}" if text in reasons else text for text in texts]
-        rows.append(f"| {name} | " + " | ".join(cells) + " |")
-    notes = [f"{number}. {text}" for text, number in reasons.items()]
-    return "\n".join([HEAD, *rows, "", *notes, TAIL.rstrip("\n"), ""])
+    lines = ["| | " + " | ".join(heading for heading, _ in columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for name, texts in zip(names, zip(*(outcomes for _, outcomes in columns), strict=True), strict=True):
+        cells = [
+            text if text in (WORKS, NO_MATTER) else f"refused {reasons.setdefault(text, len(reasons) + 1)}"
+            for text in texts
+        ]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def grouped(by_place: Outcomes) -> dict[tuple[str, ...], list[Place]]:
@@ -152,7 +183,7 @@ def places_named(places: list[Place]) -> str:
 
 
 if __name__ == "__main__":
-    text = page(run_all())
+    text = page()
     if "--write" in sys.argv:
         PAGE.write_text(text)
     sys.stdout.write(text)

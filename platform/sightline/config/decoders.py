@@ -113,8 +113,8 @@ class DolaConfig(Frozen):
     relative_top: Share = 0.1
     """Smallest plausible share of the likeliest token's probability; 0 = all tokens are plausible."""
     mode: Mode = "paper"
-    """`paper` is the true Jensen-Shannon divergence, `released` the reversed one of the code;
-    in both each sample chooses its own layer."""
+    """`paper`: final norm on early states, true Jensen-Shannon divergence; `released`: neither, as
+    the code. In both each sample chooses its own layer."""
 
 
 class OperaConfig(Frozen):
@@ -133,7 +133,8 @@ class OperaConfig(Frozen):
     penalty: NonNegativeFinite = 1.0
     """Weight of the penalty on a token's score; 0 = beam search over the candidates."""
     mode: Mode = "paper"
-    """`released` follows the published code where it differs."""
+    """`released` judges the first 10 tokens by their attention on the image, rounds products to
+    half precision, and lets histories stay behind when beams change, as the published code."""
 
 
 DECODERS = (
