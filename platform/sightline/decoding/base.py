@@ -35,7 +35,8 @@ class Decoder(Protocol):
         batch_size: int = 16,
         seed: int = 0,
     ) -> list[Answer]:
-        """One answer a prompt, in order.
+        """One answer a prompt, in order: `batch_size` prompts at once, however many sequences
+        (streams, beams) the method decodes for each.
 
         An answer depends on its prompt and the seed alone, never on its neighbours or
         `batch_size` (up to float noise). Raises ModelError for prompts it cannot take.

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 import torch
 
 from sightline.data.corruptions import diffusion_rates
-from sightline.decoding.base import plausible
+from sightline.decoding.base import check_sizes, plausible
 from sightline.errors import ModelError
 from sightline.models.capture import image_windows
 from sightline.models.encoding import ImageInputs, content_seed
@@ -177,7 +177,8 @@ class ContrastiveDecoder:
         batch_size: int = 16,
         seed: int = 0,
     ) -> list[Answer]:
-        """One answer a prompt; `batch_size` counts both streams. `seed` is the noise's too."""
+        """One answer a prompt, in order. `seed` is the noise's too."""
+        check_sizes(max_new_tokens, batch_size)
         self.view.check(prompts)
         found: dict[int, Answer] = {}
         for window in image_windows(prompts, _WINDOW * batch_size):
@@ -187,7 +188,7 @@ class ContrastiveDecoder:
                 max_new_tokens=max_new_tokens,
                 temperature=self.temperature,
                 seed=seed,
-                batch_size=batch_size,
+                batch_size=2 * batch_size,  # both streams of a prompt count there
                 strategy=self.contrast,
                 streams=[self.view.of(vlm, own, seed)],
             )

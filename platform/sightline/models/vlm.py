@@ -154,6 +154,7 @@ class Vlm:
 
         A `strategy` scores the next token in the logits' place. It may compare `streams`:
         each has one further prompt a row, and is fed the tokens chosen for the row.
+        `batch_size` counts sequences: rows times samples times streams.
         """
         from sightline.models.decode import Decoding, Sampling
 
