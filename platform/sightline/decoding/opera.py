@@ -113,7 +113,8 @@ class Opera:
         `logprob` is the model's own, without penalties. Nothing is drawn, so `seed` is unused.
         """
         check_sizes(max_new_tokens, batch_size)
-        self.cost, look, found = Cost(), LookAhead(vlm), {}
+        self.cost, look = Cost(), LookAhead(vlm)
+        found: dict[int, Answer] = {}
         with vlm.inference(), look.attached():
             for window in image_windows(prompts, _WINDOW * batch_size):
                 rows = vlm.encode([prompts[i] for i in window])

@@ -163,10 +163,9 @@ class Search:
         place = summary_place(history_KM, self.now.frontier.live_K, self.trust.threshold)
         if place is not None and (target := self._target(place)) is not None:
             return self._go_back(target)
-        gains_KC = _normalised(self._scored(found, penalty_KC))
         after, parents_K, picks_K = self.now.frontier.step(
             found.tokens_KC,
-            gains_KC,
+            self._gains(found, penalty_KC),
             found.logprobs_KC,
             stop_ids=self.stop_ids,
             last=position + 1 >= self.max_new_tokens,
@@ -180,12 +179,16 @@ class Search:
         )
         return Selected(parents_K, picks_K)
 
-    def _scored(self, found: Candidates, penalty_KC: np.ndarray) -> np.ndarray:
-        """Logits minus penalties (Eq. 6); -inf where a pair is forbidden."""
+    def _gains(self, found: Candidates, penalty_KC: np.ndarray) -> np.ndarray:
+        """Log-softmax over a beam's candidates of logits minus penalties (Eq. 6); GONE where forbidden."""
         scored_KC = found.logits_KC.astype(np.float64) - self.trust.penalty * penalty_KC
         for beam, token in self.forbidden.get(self.position, ()):
             scored_KC[beam, found.tokens_KC[beam] == token] = -np.inf
-        return scored_KC
+        highest_K1 = scored_KC.max(1, keepdims=True)
+        shifted_KC = scored_KC - np.where(np.isneginf(highest_K1), 0.0, highest_K1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            gains_KC = shifted_KC - np.log(np.exp(shifted_KC).sum(1, keepdims=True))
+        return np.where(np.isneginf(scored_KC), GONE, np.maximum(gains_KC, GONE))
 
     def _target(self, place: int) -> int | None:
         """The position to go back to for this place of over-trust, or None."""
@@ -208,13 +211,3 @@ class Search:
         self.now = self.past[position]
         del self.past[position:], self.chosen[position:]
         return Rollback(position)
-
-
-def _normalised(scored_KC: np.ndarray) -> np.ndarray:
-    """Log-softmax over each beam's candidates; GONE for a forbidden one."""
-    highest_K1 = scored_KC.max(1, keepdims=True)
-    none_left_K1 = np.isneginf(highest_K1)
-    shifted_KC = scored_KC - np.where(none_left_K1, 0.0, highest_K1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        gains_KC = shifted_KC - np.log(np.exp(shifted_KC).sum(1, keepdims=True))
-    return np.where(np.isneginf(scored_KC), GONE, np.maximum(gains_KC, GONE))
