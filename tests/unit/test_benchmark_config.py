@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sightline.config.benchmark import BenchmarkConfig
-from sightline.config.loader import parse
+from sightline.config.loader import load, parse
 from sightline.errors import ConfigError
 
 ROWS = "rows=[{name: spin, mitigations: ['spin:k=0.8']}, {name: vcd, mitigations: [{type: vcd}]}]"
@@ -30,6 +30,16 @@ def test_flags():
     assert config.score_only
     assert config.parser == "lmms-eval"
     assert config.benchmarks["world"].scenes == 3
+
+
+def test_every_field_is_documented(capsys):
+    with pytest.raises(SystemExit):
+        load(BenchmarkConfig, ["--help"])
+    lines = capsys.readouterr().out.splitlines()[4:]
+    names = [line for line in lines if line and not line.startswith(" ")]
+    assert all(
+        doc.startswith("    ") for doc, before in zip(lines[1:], lines, strict=False) if before in names
+    )
 
 
 def test_several_models():

@@ -123,9 +123,19 @@ class Benchmark:
             _track(report, tracking)
             for name in ("report.json", "report.html"):
                 tracking.attach(self.folder.path / name)
-        for line in (report["headline"], f"report: {self.folder.path / 'report.html'}"):
-            LOGGER.info("%s", line)
+        for refused in report["refused"]:
+            LOGGER.warning("%s: not compared; %s", refused["row"], "; ".join(refused["reasons"]))
+        for name in self._unlisted():
+            LOGGER.warning("%s: answered, but no row of the settings; left out", name)
+        LOGGER.info("%s", report["headline"])
+        LOGGER.info("report: %s", self.folder.path / "report.html")
         return report
+
+    def _unlisted(self) -> list[str]:
+        """Answers in the folder that no row of the settings asks for."""
+        root = self.folder.path / "predictions"
+        found = {str(path.relative_to(root).with_suffix("")) for path in root.rglob("*.jsonl")}
+        return sorted(found - {cell.path for cell in self.cells()})
 
     def conditions(self, cell: Cell) -> Conditions:
         """Under which the cell is answered."""

@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import Any
 
 from sightline.config.benchmark import GREEDY
+from sightline.evaluation.benchmark_appendix import correction, every, faults, manifest, p_text, row_name
 from sightline.evaluation.benchmark_table import (
     COSTS,
     DASH,
@@ -24,7 +25,7 @@ from sightline.evaluation.benchmark_table import (
 from sightline.evaluation.report import segments
 from sightline.evaluation.scoring import METRICS, benchmark_label
 from sightline.evaluation.thumbnails import image_data_uri
-from sightline.evaluation.wording import amount, metric_label, number
+from sightline.evaluation.wording import amount, metric_label
 
 _COST_LABELS = {
     "ms_per_token": ("ms/token", "wall time of generating, by generated token"),
@@ -34,17 +35,6 @@ _COST_LABELS = {
     ),
     "peak_mib": ("MiB", "highest memory above the loaded model"),
 }
-_FAULTS = (
-    "failed",
-    "missing",
-    "doubled",
-    "foreign",
-    "other prompt",
-    "other conditions",
-    "unreadable",
-    "empty",
-    "cut off",
-)
 
 
 def render_html(report: Mapping[str, Any]) -> str:
@@ -63,17 +53,17 @@ def render_html(report: Mapping[str, Any]) -> str:
         report=report,
         counts=f"{len(report['rows'])} rows, {sum(b['questions'] for b in benchmarks):,} questions about "
         f"{sum(b['images'] for b in benchmarks):,} images",
-        correction=_correction(report),
+        correction=correction(report),
         toy=any(model["source"] == "world" for model in report["models"].values()),
         tables=[_table(report, model) for model in report["models"]],
         examples=[_example(shown) for shown in report["examples"]],
         refused=[
-            f"{_name(report, r)} on {r['dataset']}: not compared; {'; '.join(r['reasons'])}"
+            f"{row_name(report, r)} on {r['dataset']}: not compared; {'; '.join(r['reasons'])}"
             for r in report["refused"]
         ],
-        faults=_faults(report),
-        every=_every(report),
-        manifest=_manifest(report),
+        faults=faults(report),
+        every=every(report),
+        manifest=manifest(report),
         config_text=json.dumps(report["config"], indent=2, ensure_ascii=False),
     )
 
@@ -186,12 +176,8 @@ def _cell(report: Mapping[str, Any], column: Column, model: str, row: str) -> di
 def _note(compared: Mapping[str, Any], metric: str) -> str:
     """What hovers over a cell: the difference from greedy with its interval and p-values."""
     delta, low, high = (amount(compared[key], metric, signed=True) for key in ("delta", "ci_low", "ci_high"))
-    chance = f"p {_p(compared['p'])}, corrected {_p(compared['p_adjusted'])}"
+    chance = f"p {p_text(compared['p'])}, corrected {p_text(compared['p_adjusted'])}"
     return f"{delta} against greedy ({low} to {high}), {chance}"
-
-
-def _p(value: float | None) -> str:
-    return DASH if value is None else "< 0.0001" if value < 1e-4 else f"{value:.4f}"
 
 
 def _example(shown: Mapping[str, Any]) -> dict[str, Any]:
@@ -203,145 +189,3 @@ def _example(shown: Mapping[str, Any]) -> dict[str, Any]:
         "label": benchmark_label(shown["benchmark"]),
         "said": said,
     }
-
-
-def _faults(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Every kind of fault of every row, the worst kinds first."""
-    return [
-        {
-            "row": _name(report, account),
-            "dataset": account["dataset"],
-            "kind": kind,
-            "count": account["counts"][kind],
-            "asked": account["asked"],
-            "names": ", ".join(account["named"][kind])
-            + (", …" if account["counts"][kind] > len(account["named"][kind]) else ""),
-        }
-        for kind in _FAULTS
-        for account in report["accounts"]
-        if kind in account["counts"]
-    ]
-
-
-def _every(report: Mapping[str, Any]) -> dict[str, Any]:
-    """All scores with all differences, for the long table at the end."""
-    keys = ("model", "row", "dataset", "benchmark", "metric")
-    compared = {tuple(c[k] for k in keys): c for c in report["comparisons"]}
-    rows = []
-    for score in report["scores"]:
-        metric, found = score["metric"], compared.get(tuple(score[k] for k in keys), {})
-        texts = [
-            _plain(_name(report, score)),
-            _plain(score["dataset"]),
-            _plain(benchmark_label(score["benchmark"])),
-            _plain(metric_label(metric)),
-            {"v": _sortable(score["value"]), "text": amount(score["value"], metric), "verdict": ""},
-            _plain(interval(score, metric) if score["low"] is not None else ""),
-            {
-                "v": _sortable(found.get("delta")),
-                "text": amount(found.get("delta"), metric, signed=True) if found else "",
-                "verdict": found.get("verdict", ""),
-            },
-            _plain(
-                " to ".join(amount(found[end], metric, signed=True) for end in ("ci_low", "ci_high"))
-                if found
-                else ""
-            ),
-            {"v": _sortable(found.get("p")), "text": _p(found["p"]) if found else "", "verdict": ""},
-            {
-                "v": _sortable(found.get("p_adjusted")),
-                "text": _p(found["p_adjusted"]) if found else "",
-                "verdict": "",
-            },
-            {"v": score["n"], "text": f"{score['n']:,}", "verdict": ""},
-        ]
-        rows.append(texts)
-    head = (
-        "Row",
-        "Dataset",
-        "Benchmark",
-        "Score",
-        "Value",
-        "Interval",
-        "Difference",
-        "Interval",
-        "p",
-        "p corrected",
-        "n",
-    )
-    return {"head": head, "rows": rows}
-
-
-def _plain(text: str) -> dict[str, Any]:
-    return {"v": text, "text": text, "verdict": ""}
-
-
-def _sortable(value: float | None) -> float | str:
-    return "" if value is None else value
-
-
-def _name(report: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-    return row["row"] if len(report["models"]) == 1 else f"{row['model']}: {row['row']}"
-
-
-def _correction(report: Mapping[str, Any]) -> str:
-    names = {
-        "holm": "Holm’s correction",
-        "benjamini_hochberg": "Benjamini-Hochberg’s correction",
-        "none": "no correction",
-    }
-    return names[report["measure"]["correction"]]
-
-
-def _manifest(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """How the numbers were made, as (name, text)."""
-    manifest, measure = report["manifest"], report["measure"]
-    lines = []
-    for name, model in report["models"].items():
-        known = [model["source"], model["revision"], model["adapter"]]
-        known += [f"identity {', '.join(model['identity'])}", ", ".join(model["numerics"])]
-        lines.append(
-            (f"Model {name}" if len(report["models"]) > 1 else "Model", ", ".join(k for k in known if k))
-        )
-    for name, data in report["benchmarks"].items():
-        edition = f", edition {', '.join(data['editions'])}" if data["editions"] else ""
-        lines.append(
-            (
-                f"Data {name}",
-                f"{data['type']}{edition}, {data['questions']:,} questions, {data['images']:,} images, "
-                f"items {data['items'][:16]}, truths {data['truths'][:16]}",
-            )
-        )
-    lines += [
-        ("Yes/no parser", measure["parser"]),
-        ("Scorers", "; ".join(measure["scorers"])),
-        (
-            "Intervals",
-            f"{measure['confidence']:.0%}, percentile bootstrap over {measure['clustered_by']}s, "
-            f"{measure['resamples']:,} resamples, seed {measure['seed']}",
-        ),
-        (
-            "Tests",
-            "normal approximation with the bootstrap’s standard error; for accuracy also McNemar (exact), "
-            f"and the larger p counts; {_correction(report)} over {measure['family']}",
-        ),
-        ("Command", manifest.get("command", "")),
-        ("Commit", manifest.get("commit", "")),
-        ("Started", manifest.get("started", "")),
-        ("Hardware", _hardware(manifest.get("hardware", {}))),
-        (
-            "Versions",
-            ", ".join(f"{name} {version}" for name, version in manifest.get("versions", {}).items()),
-        ),
-    ]
-    return [(name, text) for name, text in lines if text]
-
-
-def _hardware(hardware: Mapping[str, Any]) -> str:
-    parts = [
-        hardware.get("cpu", ""),
-        f"{hardware['logical_cpus']} logical CPUs" if "logical_cpus" in hardware else "",
-        f"{number(hardware.get('memory_gib')):g} GiB" if "memory_gib" in hardware else "",
-        *hardware.get("gpus", []),
-    ]
-    return ", ".join(part for part in parts if part)
