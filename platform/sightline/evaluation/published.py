@@ -1,92 +1,148 @@
-"""Published benchmarks are scored by their own rules: which scorer, by the `source` of the examples.
+"""Published benchmarks by their own rules: which scorer, by the `source` of the examples.
 
-POPE, captions and short answers need nothing special; AMBER, InfoSeek, KVQA, medical questions
-and reports do. What needs a judge (MMHal's rating, claims) is asked for by hand with
-`metrics.mmhal` and `metrics.claims`; here MMHal's answers are compared with its references.
+POPE and the world's questions need nothing special; CHAIR on COCO, AMBER, InfoSeek, KVQA,
+medical questions and reports do. What needs a judge has no score here: MMHal's ratings and
+claims are asked for with `metrics.mmhal` and `metrics.claims`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 
+from sightline.config.benchmark import BenchmarkConfig
+from sightline.config.dataset import BenchmarkFiles
 from sightline.data.amber import read_amber_words
-from sightline.errors import DataError
+from sightline.data.examples import require_file
+from sightline.errors import ConfigError, DataError
 from sightline.evaluation.predictions import Prediction
-from sightline.metrics import amber, medical, text_overlap, vqa, yes_no
-from sightline.metrics.amber import AmberWords
+from sightline.metrics import amber, medical, text_overlap, vqa
+from sightline.metrics.amber import AmberWords, ExactOnly
 from sightline.metrics.bootstrap import Ratio
+from sightline.metrics.chair import Chair
+from sightline.metrics.coco_words import OWN, CocoWords
 from sightline.metrics.english import English, PluralWords
 
+_PICTURES = ("coco", "flickr8k", "objects")
+"""Sources whose captions name COCO's objects."""
 _MEDICAL = ("medhall", "mmed_rag")
 
 
-def ratios(rows: Sequence[Prediction], parser: str) -> dict[str, Ratio] | None:
-    """Per-item counts of one benchmark by its own rules; None where the common rules are its own."""
-    source, kind = rows[0].example.source, rows[0].example.kind
-    answers = [row.answer for row in rows]
-    truths = [row.example.answer for row in rows]
-    if source == "amber":
-        return _described(rows) if kind == "caption" else _amber_questions(rows, parser)
-    if source in ("infoseek", "kvqa"):
-        return vqa.tally(answers, [_accepted(row) for row in rows])
-    if source in _MEDICAL and kind == "yes_no":
-        return medical.tally(answers, truths, parser=parser)
-    if source in _MEDICAL and "gold" in rows[0].example.meta:
-        golds = [str(row.example.meta["gold"]) for row in rows]
-        return medical.tally_choices(answers, golds, [bool(row.example.meta["unsuitable"]) for row in rows])
-    if source in (*_MEDICAL, "mmhal"):
-        return text_overlap.tally(answers, [[truth] for truth in truths])
-    return None
+@dataclass(frozen=True)
+class Published:
+    """The scorers, loaded when the first example asks for them. `notes` says what each rests on."""
 
+    amber: str | None = None
+    """Folder of AMBER's word tables."""
+    synonyms: str | None = None
+    """CHAIR's word list; None = our own."""
+    nltk_data: str | None = None
+    """Folder of NLTK's data; None = where NLTK looks."""
+    notes: list[str] = field(default_factory=list)
 
-@cache
-def english() -> English | None:
-    """NLTK with the data it finds by itself; None where there are none."""
-    try:
-        return English()
-    except DataError:
+    @classmethod
+    def of(cls, config: BenchmarkConfig) -> Published:
+        """What the settings name; AMBER's tables lie in the folder of its benchmark."""
+        files = [d for d in config.benchmarks.values() if isinstance(d, BenchmarkFiles)]
+        folder = next((d.path for d in files if d.type == "amber"), None)
+        return cls(folder, config.synonyms, config.nltk_data)
+
+    def ratios(self, rows: Sequence[Prediction]) -> dict[str, Ratio] | None:
+        """Per-item counts of one benchmark; None where its kind of question says how it is scored.
+
+        Raises ConfigError when AMBER's tables are not known, DataError when a file is missing.
+        """
+        source, kind = rows[0].example.source, rows[0].example.kind
+        answers, truths = [row.answer for row in rows], [row.example.answer for row in rows]
+        if kind == "caption" and source in _PICTURES:
+            return self._captions(rows)
+        if source == "amber":
+            return self._descriptions(rows) if kind == "caption" else _questions(rows)
+        if source in ("infoseek", "kvqa"):
+            return vqa.tally(answers, [_accepted(row) for row in rows])
+        if source in _MEDICAL and "gold" in rows[0].example.meta:
+            golds = [str(row.example.meta["gold"]) for row in rows]
+            odd = [bool(row.example.meta["unsuitable"]) for row in rows]
+            return medical.tally_choices(answers, golds, odd)
+        if source in _MEDICAL and kind == "yes_no":
+            return medical.tally(answers, truths)
+        if source in _MEDICAL and kind == "open":
+            self._note(f"reports: {text_overlap.libraries()}")
+            return text_overlap.tally(answers, [[truth] for truth in truths], english=self._english)
+        if source == "mmhal":
+            return {"empty_rate": Ratio.of([not answer.strip() for answer in answers])}
         return None
 
+    @cached_property
+    def _english(self) -> English | None:
+        try:
+            return English(self.nltk_data)
+        except DataError:
+            return None
 
-@cache
-def _amber_words(folder: str) -> AmberWords:
-    return AmberWords(*read_amber_words(folder))
+    @cached_property
+    def _chair(self) -> Chair:
+        words = OWN
+        if self.synonyms is not None:
+            path = Path(self.synonyms)
+            require_file(path)
+            words = CocoWords.parse(path.read_text(encoding="utf-8"))
+        return Chair(words, nltk_data=self.nltk_data, english=self._english)
+
+    @cached_property
+    def _amber_words(self) -> AmberWords:
+        if self.amber is None:
+            raise ConfigError(
+                expected="AMBER's folder, whose word tables score descriptions",
+                got="examples of AMBER from elsewhere",
+                hint="read it with `type: amber` and the `path` of its data folder",
+            )
+        return AmberWords(*read_amber_words(self.amber))
+
+    def _captions(self, rows: Sequence[Prediction]) -> dict[str, Ratio]:
+        """CHAIR; true is what is annotated and what the reference captions name."""
+        chair = self._chair
+        self._note(f"CHAIR: words of {chair.words.name}; lemmatiser {chair.lemmatiser}")
+        truths = [chair.truth(row.example.objects, row.example.meta.get("references", ())) for row in rows]
+        return chair.tally([row.answer for row in rows], truths)
+
+    def _descriptions(self, rows: Sequence[Prediction]) -> dict[str, Ratio]:
+        words = self._amber_words
+        nouns, how = _nouns(words, self._english)
+        self._note(f"AMBER: nouns by {how}; {ExactOnly.name}")
+        return amber.generative(
+            [row.answer for row in rows],
+            [row.example.objects for row in rows],
+            [row.example.meta["hallu"] for row in rows],
+            words,
+            nouns=nouns,
+        )
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
 
 
-def _described(rows: Sequence[Prediction]) -> dict[str, Ratio]:
-    examples = [row.example for row in rows]
-    words = _amber_words(str(examples[0].meta["tables"]))
-    return amber.generative(
-        [row.answer for row in rows],
-        [e.objects for e in examples],
-        [e.meta["hallu"] for e in examples],
-        words,
-        nouns=_nouns(words),
-    )
-
-
-def _nouns(words: AmberWords) -> Callable[[str], list[str]]:
-    """NLTK's nouns, or without its data every word of the tables, plurals by rule."""
-    found = english()
-    if found is not None:
-        return found.nouns
+def _nouns(words: AmberWords, english: English | None) -> tuple[Callable[[str], list[str]], str]:
+    """NLTK's nouns, or without its data every word of the tables, plurals by rule; and how."""
+    if english is not None:
+        return english.nouns, english.name
     rules = PluralWords(words.known())
-    return lambda text: [lemma for lemma in rules.lemmas(rules.tokens(text)) if lemma is not None]
+    return lambda text: [w for w in rules.lemmas(rules.tokens(text)) if w is not None], rules.name
 
 
-def _amber_questions(rows: Sequence[Prediction], parser: str) -> dict[str, Ratio]:
-    """The usual counts, and AMBER's of the class No, on answers as the parser reads them."""
-    answers = [row.answer for row in rows]
-    truths = [row.example.answer for row in rows]
-    words = {"yes": "Yes", "no": "No", "unparsed": ""}
-    read = [words[yes_no.parse(a, parser, t == "yes")] for a, t in zip(answers, truths, strict=True)]
-    of_no = amber.discriminative(read, truths, [str(row.example.meta["type"]) for row in rows])["all"]
-    return yes_no.tally(answers, truths, parser=parser) | {
-        f"{name}_no": of_no[name] for name in ("precision", "recall", "f1")
-    }
+def _questions(rows: Sequence[Prediction]) -> dict[str, Ratio]:
+    """AMBER's questions as released: Yes or No to the letter, precision and recall of the class No."""
+    counts = amber.discriminative(
+        [row.answer for row in rows],
+        [row.example.answer for row in rows],
+        [str(row.example.meta["type"]) for row in rows],
+    )["all"]
+    own = ("precision", "recall", "f1")
+    return {f"no_{name}" if name in own else name: ratio for name, ratio in counts.items()}
 
 
 def _accepted(row: Prediction) -> vqa.Accepted:
-    found = row.example.meta.get("accepted", {"texts": [row.example.answer]})
-    return vqa.Accepted(**{**found, "texts": tuple(found["texts"])})
+    return vqa.Accepted.of(row.example.meta.get("accepted", {"texts": [row.example.answer]}))

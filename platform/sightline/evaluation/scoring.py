@@ -60,6 +60,10 @@ METRICS: dict[str, Metric] = {
     "bleu": Metric("BLEU", "higher"),
     "rouge_l": Metric("ROUGE-L", "higher"),
     "meteor": Metric("METEOR", "higher"),
+    "majority": Metric("majority label", None),
+    "dirty_label_rate": Metric("dirty labels", None),
+    "unusable_label_rate": Metric("unusable labels", None),
+    "abstention_rate": Metric("abstains", None),
 }
 """Every score by name."""
 

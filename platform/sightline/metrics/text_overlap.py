@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import Any
 
 from sightline.errors import DataError
 from sightline.metrics.bootstrap import Ratio
@@ -46,7 +47,7 @@ def corpus_bleu(texts: Sequence[str], references: Sequence[Sequence[str]]) -> fl
     if not kept:
         return math.nan
     most = max(len(refs) for _, refs in kept)
-    columns = [[refs[i] if i < len(refs) else None for _, refs in kept] for i in range(most)]
+    columns: Any = [[refs[i] if i < len(refs) else None for _, refs in kept] for i in range(most)]
     return float(sacrebleu.corpus_bleu([t for t, _ in kept], columns).score) / 100
 
 
