@@ -32,8 +32,6 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from sightline.interventions.directions import Directions
 from sightline.mitigations import Mitigated
@@ -55,6 +53,9 @@ class EndlessVlm(Vlm):
 
 def random_vlm(layers: int, width: int) -> EndlessVlm:
     """LLaVA-shaped, random weights, heads of width 64, fp32 on the CPU."""
+    from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer("<s>", "</s>", "<image>", bos="<s>", eos="</s>", image_token="<image>")
     size = {"height": 336, "width": 336}

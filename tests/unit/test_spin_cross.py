@@ -7,15 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import (
-    GPT2Config,
-    MllamaConfig,
-    MllamaForConditionalGeneration,
-    SwinConfig,
-    VisionEncoderDecoderConfig,
-    VisionEncoderDecoderModel,
-    ViTConfig,
-)
 
 from sightline.errors import InterventionError, UnknownFamilyError
 from sightline.interventions.spin_cross import CrossAttentionSpin
@@ -39,6 +30,8 @@ def spread(model: Any, attention: str) -> Any:
 
 @cache
 def mllama(attention: str = "sdpa") -> Any:
+    from transformers import MllamaConfig, MllamaForConditionalGeneration
+
     text = {
         "vocab_size": 64,
         "hidden_size": 32,
@@ -72,6 +65,14 @@ def mllama(attention: str = "sdpa") -> Any:
 
 @cache
 def captioner(attention: str = "sdpa", tower: str = "vit") -> Any:
+    from transformers import (
+        GPT2Config,
+        SwinConfig,
+        VisionEncoderDecoderConfig,
+        VisionEncoderDecoderModel,
+        ViTConfig,
+    )
+
     if tower == "vit":
         encoder: Any = ViTConfig(
             hidden_size=32,

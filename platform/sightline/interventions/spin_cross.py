@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -102,10 +102,9 @@ class CrossAttentionSpin:
             mask_BTS = call.mask_BHTS[:, 0].expand(rows, tokens, keys)
             visible_QS = _visible(mask_BTS)[group_Q, place_Q]
         image_QS = visible_QS & found.patches(keys).to(device)
-        phase = "decode" if tokens == 1 else "prefill"
-        return Queries.of(
-            Pass(phase, group_Q, place_Q, image_QS, visible_QS, torch.zeros_like(group_Q, dtype=torch.bool))
-        )
+        phase: Literal["prefill", "decode"] = "decode" if tokens == 1 else "prefill"
+        answer_Q = torch.zeros_like(group_Q, dtype=torch.bool)
+        return Queries.of(Pass(phase, group_Q, place_Q, image_QS, visible_QS, answer_Q))
 
 
 def _visible(mask: torch.Tensor) -> torch.Tensor:

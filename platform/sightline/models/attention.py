@@ -46,7 +46,7 @@ BACKENDS = ("sdpa", "eager")
 class Handler(Protocol):
     """What a layer's attention is handed to."""
 
-    def __call__(self, call: AttentionCall) -> torch.Tensor:
+    def __call__(self, call: AttentionCall, /) -> torch.Tensor:
         """The heads' outputs (B, T, H, E) to go on with: `call.output_BTHE` if nothing changes.
 
         Must not write into `call.output_BTHE`.
