@@ -306,4 +306,5 @@ def _track(report: Mapping[str, Any], tracking: TrackedRun) -> None:
         for row in report["scores"]
         if row["value"] is not None
     }
-    tracking.log(values, step=0)
+    # MLflow takes no plus sign in a name, and a stack may be called a+b.
+    tracking.log({name.replace("+", "_"): value for name, value in values.items()}, step=0)
