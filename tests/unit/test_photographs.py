@@ -1,0 +1,48 @@
+"""Real photographs with known objects go from the loader to the report without a special case."""
+
+import json
+
+import pytest
+
+from sightline.config.benchmark import BenchmarkConfig
+from sightline.distributed.sources import load_examples
+from sightline.evaluation.benchmark_page import render_html
+from sightline.evaluation.benchmark_report import assemble
+from sightline.evaluation.published import Published
+from sightline.metrics.objects import Lexicon
+from sightline.world.nouns import LEXICON
+from tests.unit.fake_answers import side
+
+
+@pytest.mark.golden
+def test_the_25_photographs_from_loader_to_report(shared, tmp_path):
+    config = BenchmarkConfig.model_validate(
+        {
+            "rows": [{"name": "spin", "mitigations": ["spin:k=0.8"]}],
+            "benchmarks": {"tiny": {"type": "objects", "path": str(shared / "coco_photos")}},
+            "nltk_data": str(shared / "nltk_data"),
+            "bootstrap": 50,
+            "shown": 2,
+        }
+    )
+    examples = load_examples(config.benchmarks["tiny"], scratch=tmp_path)
+    sides = [side("greedy", examples, wrong=len(examples)), side("spin", examples, wrong=0)]
+    published = Published.of(config)
+    report = assemble(config, {"name": "photos"}, sides, {"tiny": examples}, Lexicon(LEXICON), published)
+    assert report["benchmarks"]["tiny"]["images"] == 25
+    found = {(s["row"], s["benchmark"], s["metric"]): s for s in report["scores"]}
+    # "A dog and a cat" and "Yes." everywhere, against "A dog" and "No." everywhere; one photograph has a dog
+    # at most, so nearly every caption invents one.
+    dogs = sum("dog" in e.objects for e in examples if e.kind == "caption")
+    cats = sum("cat" in e.objects for e in examples if e.kind == "caption")
+    assert found["spin", "caption", "chair_i"]["value"] == pytest.approx(1 - dogs / 25)
+    assert found["greedy", "caption", "chair_i"]["value"] == pytest.approx(1 - (dogs + cats) / 50)
+    for split in ("pope_random", "pope_popular", "pope_adversarial"):
+        for row, yes in (("greedy", 1.0), ("spin", 0.0)):
+            assert found[row, split, "yes_ratio"]["value"] == yes
+            assert found[row, split, "accuracy"]["value"] == 0.5
+    assert all({"low", "high", "n"} <= s.keys() for s in report["scores"])
+    assert report["measure"]["scorers"] == [n for n in published.notes if n.startswith("CHAIR")]
+    assert "WordNet 3.0" in report["measure"]["scorers"][0]
+    assert json.loads(json.dumps(report)) == report
+    assert "photos" in render_html(report)
