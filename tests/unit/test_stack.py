@@ -115,7 +115,7 @@ def test_compiled_models_are_refused(how: str):
         (lambda d: AddSteering(d, layers=[]), "none"),
         (lambda d: VisualVti(d, layers=[-1]), "layers from 0 to 1"),
         (lambda d: TextVti(d, layers=[1, 1]), "each once"),
-        (lambda d: TextVti(Directions("other", text_LD=d.text_LD)), "another model"),
+        (lambda d: TextVti(Directions("other", text_LD=d.text_LD)), "Another model"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_attached(vlm: Vlm, make: Any, words: str):

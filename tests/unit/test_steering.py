@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from sightline.activations.sites import Site
 from sightline.interventions.directions import Directions
 from sightline.interventions.stack import Stack
 from sightline.interventions.steering import AddSteering, TextVti, VisualVti, turned
+from sightline.models.prompts import Prompt
 from sightline.models.vlm import Vlm
 
 
@@ -112,12 +114,24 @@ def test_the_mlps_named_are_those_whose_output_joins_the_residual(family: str):
     )
 
 
+def test_the_recorded_hidden_states_of_a_stock_call_are_the_steered_ones():
+    vlm = tiny_vlm("llava")
+    given, inputs = directions(vlm), vlm.collate(vlm.encode(sample_prompts()[:1]))
+    with torch.inference_mode():
+        plain = vlm.model(**inputs, output_hidden_states=True).hidden_states[1]
+        with Stack([AddSteering(given, 2.0, layers=[0])]).attached(vlm):
+            steered = vlm.model(**inputs, output_hidden_states=True).hidden_states[1]
+    assert given.text_LD is not None
+    assert torch.equal(steered, plain + 2.0 * given.text_LD[0])
+
+
 # -- exactness ----------------------------------------------------------------------------
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_model_is_bit_equal_afterwards(family: str, attention: str):
     vlm = tiny_vlm(family, attention)
-    before, plain = state(vlm), vlm.score(sample_prompts()[:2], ["Yes.", "Red."])
+    plain = vlm.score(sample_prompts()[:2], ["Yes.", "Red."])
+    before = state(vlm)  # after a first use: transformers then attaches recorders of its own, for good
     with strong(vlm).attached(vlm):
         steered = vlm.score(sample_prompts()[:2], ["Yes.", "Red."])
     assert [a.logprob for a in steered] != [a.logprob for a in plain]
@@ -143,25 +157,22 @@ def test_tokens_do_not_depend_on_neighbours_padding_or_batch_size(family: str):
 @pytest.mark.parametrize("family", ["smolvlm", "llava", "qwen2_vl", "instructblip"])
 def test_stock_generate_is_steered_alike_with_left_padding_and_beams(family: str):
     vlm = tiny_vlm(family)
-    prompts, settings = sample_prompts(), {"max_new_tokens": 6}
-    longest = max(map(len, vlm.encode(prompts)))
+    prompts = sample_prompts()
+    ends = vlm.stop_ids | {vlm.tokenizer.pad_token_id}
 
-    def new_ids(output: torch.Tensor) -> list[tuple[int, ...]]:
-        start = 0 if output.shape[1] <= 6 else longest
-        ends = vlm.stop_ids | {vlm.tokenizer.pad_token_id}
-        rows = []
-        for row in output[:, start:].tolist():
-            end = next((i for i, token in enumerate(row) if token in ends), len(row))
-            rows.append(tuple(row[:end]))
-        return rows
+    def answers(prompts: list[Prompt], **settings: Any) -> list[tuple[int, ...]]:
+        """Each answer's ids up to its end."""
+        output = stock(vlm, prompts, max_new_tokens=6, **settings)
+        # InstructBLIP gives the new ids alone, all others the prompts' too.
+        longest = max(map(len, vlm.encode(prompts)))
+        new = output if output.shape[1] <= 6 else output[:, longest:]
+        return [tuple(takewhile(lambda token: token not in ends, row)) for row in new.tolist()]
 
     with strong(vlm, "decode").attached(vlm):
-        ours = [tuple(t for t in row if t not in vlm.stop_ids) for row in tokens(vlm, max_new_tokens=6)]
-        assert new_ids(stock(vlm, prompts, **settings)) == ours
-        together = new_ids(stock(vlm, prompts[:2], num_beams=3, **settings))
-        longest = len(vlm.encode(prompts[:1])[0])
-        alone = new_ids(stock(vlm, prompts[:1], num_beams=3, **settings))
-    assert together[0] == alone[0]
+        ours = [ids[:-1] if ids[-1] in ends else ids for ids in tokens(vlm, max_new_tokens=6)]
+        assert answers(prompts) == ours
+        together, alone = answers(prompts[:2], num_beams=3), answers(prompts[:1], num_beams=3)
+    assert together[0] == alone[0] != ()
 
 
 def test_decoded_tokens_alone_are_steered_and_scored_alike():

@@ -66,7 +66,8 @@ class AddSteering(Intervention):
             for layer, shift_D in self.shifts(vlm).items():
                 act = self._adding(_beside(blocks[layer], shift_D, keep_dtype=False), passes)
                 hook = _output_hook(calls.counted(f"{self.name} at block {layer}", act))
-                undo.callback(blocks[layer].register_forward_hook(hook).remove)
+                # First of all hooks: transformers' recorder of hidden states may be there before.
+                undo.callback(blocks[layer].register_forward_hook(hook, prepend=True).remove)
             yield
 
     def _adding(self, shift_D: torch.Tensor, passes: Passes) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -102,6 +102,7 @@ class Passes:
         self._image_token_id, self._window = image_token_id, window
         self._make: Make | None = None
         self._pass: Pass | None = None
+        self._under_way = False
         self._embedded_BT: torch.Tensor | None = None
         self._prefill = _Prefill()
 
@@ -130,8 +131,10 @@ class Passes:
         yield decoder.register_forward_hook(self._end, always_call=True)
 
     def _embed(self, module: Any, args: tuple[Any, ...]) -> None:
-        # Engine and stock forward alike embed first, so what was announced before is over.
-        self._make = self._pass = None
+        # A decoder that is given ids embeds them itself; all others are given embeddings, and then
+        # what was announced before this is over.
+        if not self._under_way:
+            self._make = self._pass = None
         self._embedded_BT = args[0] if args[0].ndim == 2 else self._embedded_BT
         if not self.saw_image:
             self.saw_image = bool((args[0] == self._image_token_id).any())
@@ -140,9 +143,11 @@ class Passes:
         self.forwards += 1
         if self._make is None:
             self._make = self._stock(kwargs)
+        self._under_way = True
 
     def _end(self, module: Any, args: tuple[Any, ...], output: Any) -> None:
         self._make = self._pass = None
+        self._under_way = False
 
     def _stock(self, kwargs: dict[str, Any]) -> Make:
         """A pass that no engine announced. What cannot be described is refused when it is asked for."""
