@@ -179,7 +179,7 @@ def test_predictions_are_those_of_the_mitigated_model(vlm, examples):
 def test_a_folder_of_another_list_is_refused(vlm, examples, directions, tmp_path):
     vlm.save(tmp_path / "model")
 
-    def asked(*items, resumed=True):
+    def asked(*items):
         return predict(
             examples,
             model=ModelConfig(source=str(tmp_path / "model"), dtype="float32"),
@@ -197,7 +197,7 @@ def test_a_folder_of_another_list_is_refused(vlm, examples, directions, tmp_path
 
 
 def test_what_is_recorded_are_contents_and_no_places(directions, tmp_path):
-    (moved,) = (tmp_path / "moved",)
+    moved = tmp_path / "moved"
     Directions.load(directions).save(moved)
     first, second = (recorded(mitigations_of([f"steer:directions={d}"])) for d in (directions, moved))
     assert first == second
