@@ -44,5 +44,10 @@ def test_the_25_photographs_from_loader_to_report(shared, tmp_path):
     assert all({"low", "high", "n"} <= s.keys() for s in report["scores"])
     assert report["measure"]["scorers"] == [n for n in published.notes if n.startswith("CHAIR")]
     assert "WordNet 3.0" in report["measure"]["scorers"][0]
+    captions = [e for e in report["examples"] if e["kind"] == "caption"]
+    texts = [(a["text"], a["wrong"]) for e in captions for a in e["answers"]]
+    marked = {text[start:end] for text, wrong in texts for start, end in wrong}
+    assert marked <= {"dog", "cat"}
+    assert "dog" in marked, "the report marks what the scorer calls wrong"
     assert json.loads(json.dumps(report)) == report
     assert "photos" in render_html(report)

@@ -12,6 +12,7 @@ from typing import Any
 from sightline.evaluation.examples import wrong_spans
 from sightline.evaluation.matrix import Side
 from sightline.evaluation.predictions import Prediction
+from sightline.evaluation.published import Published
 from sightline.metrics import short_answer
 from sightline.metrics.objects import Lexicon
 
@@ -20,7 +21,14 @@ SORTS = ("helped", "harmed", "never right")
 _SHARES = {"helped": 0.5, "harmed": 0.25, "never right": 0.25}
 
 
-def choose(sides: Sequence[Side], *, count: int, lexicon: Lexicon, parser: str) -> list[dict[str, Any]]:
+def choose(
+    sides: Sequence[Side],
+    *,
+    count: int,
+    lexicon: Lexicon,
+    parser: str,
+    published: Published | None = None,
+) -> list[dict[str, Any]]:
     """At most `count` examples of one model and dataset, each of another image.
 
     The best: wrong under greedy, right under the most methods. The worst: right under greedy,
@@ -41,25 +49,34 @@ def choose(sides: Sequence[Side], *, count: int, lexicon: Lexicon, parser: str) 
         answers = {row: by_id[example_id] for row, by_id in rows.items() if example_id in by_id}
         if len(answers) == len(rows) and not any(p.error for p in answers.values()):
             vocabulary = frozenset(truths[answers[baseline[0].row].benchmark])
-            shown = _show(answers, baseline[0], lexicon, parser, vocabulary)
+            spans = {p.answer: _wrong(p, lexicon, parser, vocabulary, published) for p in answers.values()}
+            shown = _show(answers, baseline[0], spans)
             if shown["sort"]:
                 piles[shown["sort"]].append(shown)
     return _pick(piles, count)
 
 
-def _show(
-    answers: Mapping[str, Prediction],
-    baseline: Side,
+def _wrong(
+    prediction: Prediction,
     lexicon: Lexicon,
     parser: str,
     vocabulary: frozenset[str],
+    published: Published | None,
+) -> list[list[int]]:
+    """What is wrong in an answer, by the rules that score it."""
+    own = published.wrong_spans(prediction) if published is not None else None
+    return wrong_spans(prediction, lexicon, parser, vocabulary) if own is None else own
+
+
+def _show(
+    answers: Mapping[str, Prediction], baseline: Side, spans: Mapping[str, list[list[int]]]
 ) -> dict[str, Any]:
     example = answers[baseline.row].example
     groups: dict[str, dict[str, Any]] = {}
     for row, prediction in answers.items():
         if prediction.answer not in groups:
-            spans = wrong_spans(prediction, lexicon, parser, vocabulary)
-            groups[prediction.answer] = {"rows": [], "text": prediction.answer, "wrong": spans}
+            wrong = spans[prediction.answer]
+            groups[prediction.answer] = {"rows": [], "text": prediction.answer, "wrong": wrong}
         groups[prediction.answer]["rows"].append(row)
     greedy_right = not groups[answers[baseline.row].answer]["wrong"]
     right = sum(len(g["rows"]) for g in groups.values() if not g["wrong"]) - greedy_right

@@ -49,7 +49,7 @@ def assemble(
                 for name, examples in datasets.items()
             },
             **measured,
-            "examples": _examples(sides, config, lexicon, private),
+            "examples": _examples(sides, config, lexicon, private, published),
             "measure": {
                 "parser": config.parser,
                 "resamples": config.bootstrap,
@@ -154,7 +154,11 @@ def _private(config: BenchmarkConfig, datasets: Mapping[str, Sequence[Example]])
 
 
 def _examples(
-    sides: Sequence[Side], config: BenchmarkConfig, lexicon: Lexicon, private: Collection[str]
+    sides: Sequence[Side],
+    config: BenchmarkConfig,
+    lexicon: Lexicon,
+    private: Collection[str],
+    published: Published | None,
 ) -> list[dict[str, Any]]:
     """The first model's examples, as many of each benchmark that may be shown."""
     open_ones = [name for name in config.benchmarks if name not in private]
@@ -162,5 +166,6 @@ def _examples(
     shown = []
     for name in open_ones:
         own = [side for side in sides if side.model == first and side.dataset == name]
-        shown += choose(own, count=config.shown // len(open_ones), lexicon=lexicon, parser=config.parser)
+        count = config.shown // len(open_ones)
+        shown += choose(own, count=count, lexicon=lexicon, parser=config.parser, published=published)
     return shown

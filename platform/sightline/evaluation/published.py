@@ -7,6 +7,7 @@ claims are asked for with `metrics.mmhal` and `metrics.claims`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +25,7 @@ from sightline.metrics.bootstrap import Ratio
 from sightline.metrics.chair import Chair
 from sightline.metrics.coco_words import OWN, CocoWords
 from sightline.metrics.english import English, PluralWords
+from sightline.metrics.objects import plurals
 
 _PICTURES = ("coco", "flickr8k", "objects")
 """Sources whose captions name COCO's objects."""
@@ -73,6 +75,22 @@ class Published:
             return text_overlap.tally(answers, [[truth] for truth in truths], english=self._english)
         if source == "mmhal":
             return {"empty_rate": Ratio.of([not answer.strip() for answer in answers])}
+        return None
+
+    def wrong_spans(self, prediction: Prediction) -> list[list[int]] | None:
+        """[start, end) of what its scorer calls wrong in an answer; None where the common rules say it."""
+        example, answer = prediction.example, prediction.answer
+        if example.kind == "caption" and example.source in _PICTURES:
+            truth = self._chair.truth(example.objects, example.meta.get("references", ()))
+            invented = self._chair.check(answer, truth).invented
+            return [list(span) for span in self._chair.spans(answer, invented)]
+        if example.kind == "caption" and example.source == "amber":
+            words = self._amber_words
+            nouns = _nouns(words, self._english)[0](answer)
+            judged = amber.describe(nouns, example.objects, example.meta["hallu"], words)
+            return _places(answer, judged.invented)
+        if example.source in ("infoseek", "kvqa"):
+            return [] if vqa.relaxed(answer, _accepted(prediction)) else [[0, len(answer)]]
         return None
 
     @cached_property
@@ -131,6 +149,15 @@ def _nouns(words: AmberWords, english: English | None) -> tuple[Callable[[str], 
         return english.nouns, english.name
     rules = PluralWords(words.known())
     return lambda text: [w for w in rules.lemmas(rules.tokens(text)) if w is not None], rules.name
+
+
+def _places(text: str, nouns: Sequence[str]) -> list[list[int]]:
+    """[start, end) of every place where a text names one of the nouns, singular or plural."""
+    forms = {form for noun in nouns for form in (noun, *plurals(noun))}
+    if not forms:
+        return []
+    either = "|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True))
+    return [[m.start(), m.end()] for m in re.finditer(rf"\b(?:{either})\b", text)]
 
 
 def _questions(rows: Sequence[Prediction]) -> dict[str, Ratio]:
