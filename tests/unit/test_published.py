@@ -110,3 +110,27 @@ def test_settings_name_the_tables(tmp_path):
 def test_every_score_has_a_way_to_be_read():
     for name in ("chair", "hal", "cog", "cover", "no_f1", "exact", "relaxed", "caught", "bleu"):
         assert METRICS[name].better
+
+
+def test_marks_are_where_the_scorer_sees_something_wrong(tmp_path):
+    (tmp_path / "relation.json").write_text(json.dumps({"dog": ["puppy"], "cat": []}))
+    (tmp_path / "safe_words.txt").write_text("image\n")
+    published = Published(amber=str(tmp_path), nltk_data="/nowhere")
+    [described] = ask("amber", "caption", ["Two cats, a puppy."], objects=("dog",), meta={"hallu": ["cat"]})
+    assert published.wrong_spans(described) == [[4, 8]]
+    references = {"references": ["a cat sleeps"]}
+    [caption] = ask("coco", "caption", ["A dog, a cat, two birds."], objects=("dog",), meta=references)
+    assert published.wrong_spans(caption) == [[18, 23]]
+    near, far = ask(
+        "infoseek", "open", ["13", "99"], meta={"accepted": {"texts": [], "low": 10.0, "high": 14.0}}
+    )
+    assert published.wrong_spans(near) == []
+    assert published.wrong_spans(far) == [[0, 2]]
+    assert published.wrong_spans(ask("mine", "color", ["red"], answer="Red.")[0]) is None
+
+
+def test_reports_and_medical_counts_have_names():
+    [report] = ask("mmed_rag", "open", ["clear lungs today now"], answer="clear lungs today now")
+    assert values([report])["rouge_l"] == pytest.approx(1)
+    labels = ask("mmed_rag", "yes_no", ["Yes"], answer="The summary does not say.")
+    assert set(values(labels)) <= set(METRICS)
