@@ -9,7 +9,8 @@ Candidates are the even layers of the lower or the upper half, in the paper's co
 0 is the embedding and j the output of the j-th block: here that is layer j - 1, and -1 the
 embedding. Above 40 blocks a half is the 20 lowest or highest, as in the released lists. LLaMA
 does not tie the embedding to its head; where a model does, layer 0 would read back the very
-token that went in, so it is left out, as the authors' version in transformers does.
+token that went in, so it is left out, as the authors' version in transformers does; a tied
+decoder too shallow for another in its lower half gets layer 2 of the paper's count, as there.
 
 `released` reproduces what the released code does where it differs: the early states go to
 the head without the final norm, and the distance is the mean over the vocabulary of KL(M||p)
@@ -102,6 +103,8 @@ def candidates(layers: Half | Sequence[int], num_layers: int, tied: bool) -> tup
     low_end, high_start = (num_layers // 2,) * 2 if num_layers <= 40 else (20, num_layers - 20)
     counted = range(low_end) if layers == "low" else range(high_start, num_layers)
     found = tuple(j - 1 for j in counted if j % 2 == 0 and not (tied and j == 0))
+    if not found and layers == "low" and num_layers > 2:
+        found = (1,)
     if not found:
         raise ModelError(
             expected=f"an even layer in the {layers} half",
