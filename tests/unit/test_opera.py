@@ -41,7 +41,7 @@ def answered(vlm: Vlm, opera: Opera, prompts: Sequence[Prompt], batch_size: int 
 def test_a_candidate_beside_others_is_what_it_is_alone(family: str):
     vlm, look = tiny_vlm(family, "eager"), LookAhead(tiny_vlm(family, "eager"))
     rows = vlm.encode(sample_prompts()[:2])
-    ids_RC = torch.tensor([[5, 60, 70], [80, 9, 100]])
+    ids_RC = torch.tensor([[50, 60, 70], [80, 90, 100]])
     with vlm.inference(), look.attached():
         forward = SharedForward(vlm.adapter, vlm.model, vlm.image_token_id)
         forward.parts(rows, 4)
@@ -159,7 +159,7 @@ def test_attention_is_read_after_pais_boost_and_spin_leaves_it_alone():
             forward = SharedForward(vlm.adapter, vlm.model, vlm.image_token_id)
             forward.parts(rows, 4)
             cache, _, positions = look.prompts(forward, rows, 1)
-            return look.branches(cache, torch.tensor([[5, 60], [9, 80]]), torch.tensor(positions))[2]
+            return look.branches(cache, torch.tensor([[50, 60], [90, 80]]), torch.tensor(positions))[2]
 
     plain_RC = attention_on_the_image()
     # In the last layer only, so what enters it is the same.

@@ -87,7 +87,7 @@ class Beams:
             max_new_tokens=max_new_tokens,
             num_beams=self.num_beams,
             length_penalty=self.length_penalty,
-            eos_token_id=stop_ids,
+            eos_token_id=stop_ids or None,
             pad_token_id=vlm.tokenizer.pad_token_id,
             return_dict_in_generate=True,
             output_scores=True,

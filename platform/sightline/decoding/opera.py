@@ -55,7 +55,6 @@ class Cost:
 class _Row:
     """One prompt being answered by K rows of the batch."""
 
-    index: int
     search: Search
     position: int
     """Of the first answer token."""
@@ -135,12 +134,12 @@ class Opera:
     ) -> None:
         """Take these searches to their end, together."""
         beams = self.trust.num_beams
-        cache, first_V, positions = look.prompts(forward, [rows[i] for i in searches], beams)
+        cache, first_RV, positions = look.prompts(forward, [rows[i] for i in searches], beams)
         states = [
-            _Row(i, search, position, logits_V)
-            for (i, search), position, logits_V in zip(searches.items(), positions, first_V, strict=True)
+            _Row(search, position, logits_V)
+            for search, position, logits_V in zip(searches.values(), positions, first_RV, strict=True)
         ]
-        batch = _Batch(states, cache, first_V.repeat_interleave(beams, 0))
+        batch = _Batch(states, cache, first_RV.repeat_interleave(beams, 0))
         while batch.rows:
             batch = self._step(look, batch)
 
