@@ -10,6 +10,7 @@ import json
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -136,8 +137,7 @@ def _pair(row: Mapping[str, Any], clean: str, wrong: str, source: str, where: st
 def _placed(pair: PreferencePair, root: Path, line: str) -> PreferencePair:
     """With an absolute image, and an id even where the row has none: its line."""
     uri = pair.image_uri if "://" in pair.image_uri else str(root / pair.image_uri)
-    changed = {"image_uri": uri, "pair_id": f"{line}/{pair.pair_id}" if pair.pair_id else line}
-    return PreferencePair(**{**{name: getattr(pair, name) for name in pair.__slots__}, **changed})
+    return replace(pair, image_uri=uri, pair_id=f"{line}/{pair.pair_id}" if pair.pair_id else line)
 
 
 def _text(row: Mapping[str, Any], name: str, where: str) -> str:

@@ -28,6 +28,7 @@ from sightline.config.mine import MineConfig
 from sightline.config.mining import MineSettings
 from sightline.config.model import ModelConfig
 from sightline.config.resources import ResourcesConfig
+from sightline.config.sweep_steering import SweepSteeringConfig
 from sightline.data.examples import check_images
 from sightline.distributed.progress import LOGGER
 from sightline.distributed.shard_plan import hash_ids
@@ -285,7 +286,9 @@ def plan(config: MineConfig) -> str:
     return "".join(f"{name:<12} {value}\n" for name, value in sections.items())
 
 
-def lexicon(settings: MineSettings | ExtractSettings | BenchmarkConfig) -> dict[str, str]:
+def lexicon(
+    settings: MineSettings | ExtractSettings | BenchmarkConfig | SweepSteeringConfig,
+) -> dict[str, str]:
     """Surface form -> node word: the file named in the settings, or the world's COCO nouns."""
     if settings.lexicon is None:
         from sightline.world.nouns import LEXICON

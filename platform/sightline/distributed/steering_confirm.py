@@ -31,6 +31,8 @@ def confirm(
     held = config.evaluation
     asked = held.dataset or WorldDataset(scenes=held.scenes, seed=held.seed)
     examples = load_examples(asked, scratch=folder / "data", split="test")
+    described = {e.image_id for e in [e for e in examples if e.kind == "caption"][: held.captions]}
+    examples = [e for e in examples if e.kind != "caption" or e.image_id in described]
     before = _answers(config, folder, "before", examples, ())
     after = _answers(config, folder, "after", examples, mitigations_of(chosen.mitigations))
     rows = compare(before, after, lexicon=words, settings=held)

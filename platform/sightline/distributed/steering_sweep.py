@@ -95,7 +95,8 @@ class SteeringSweep:
 
     def _directions(self) -> dict[str, str]:
         """Mask ratio -> folder of its directions; none where no trial takes them."""
-        config, found = self.config, {}
+        config = self.config
+        found: dict[str, str] = {}
         if not {"vti", "steer"} & set(config.space.methods):
             return {}
         pairs = load_pairs(config.pairs, scratch=str(self.folder.path / "data"))
@@ -192,7 +193,8 @@ def check_objectives(
     """
     if missing := check_images(examples):
         raise DataError(
-            expected="every image to exist", got=f"{len(missing)} rows without, the first {missing[0]}"
+            expected="every image to exist",
+            got=f"{len(missing)} rows without, the first of {missing[0].image_uri}",
         )
     perfect = [Prediction(example, example.answer) for example in examples]
     tallies = tally(perfect, lexicon=words, parser=config.evaluation.parser)

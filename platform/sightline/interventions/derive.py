@@ -89,7 +89,11 @@ def visual_direction(deltas_NLPW: torch.Tensor, *, rank: int = 1, mode: Mode = "
         return _result(axes.direction(mode).reshape(layers, tokens, width), axes, deltas_NLPW, mode)
     rows_PNM = deltas_NLPW.permute(2, 0, 1, 3).flatten(2)
     parts = [_axes(part_GNM, rank) for part_GNM in rows_PNM.split(_TOKENS_AT_ONCE)]
-    axes = _Axes(*(torch.cat([getattr(part, name) for part in parts]) for name in _Axes.__slots__))
+    axes = _Axes(
+        torch.cat([part.mean_GM for part in parts]),
+        torch.cat([part.axes_GKM for part in parts]),
+        torch.cat([part.singular_GK for part in parts]),
+    )
     direction_LPW = axes.direction(mode).view(tokens, layers, width).transpose(0, 1).contiguous()
     return _result(direction_LPW, axes, deltas_NLPW, mode)
 
