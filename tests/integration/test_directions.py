@@ -74,8 +74,8 @@ def test_the_job_writes_what_steering_takes(ray_session, tmp_path):
     assert (folder / "directions.png").read_bytes().startswith(b"\x89PNG")
     vlm = Vlm.load()
     directions = Directions.load(folder / "directions")
-    assert directions.text_of(vlm).shape == (5, 192)
-    assert directions.visual_of(vlm).shape == (4, 64, 128)
+    assert directions.text_of(vlm).shape[0] == vlm.num_layers
+    assert directions.visual_of(vlm).shape[1] == 64, "one for each of 8 x 8 patches"
     assert directions.provenance["derive"]["rank"] == 2
     for kind in ("text", "visual"):
         alone = Directions.load(saved / kind)
