@@ -1,4 +1,4 @@
-"""What the tests of interventions share: random directions, and transformers' own generate."""
+"""What the tests of interventions share: directions, transformers' own generate, a count of hooks."""
 
 from __future__ import annotations
 
@@ -29,3 +29,14 @@ def stock(vlm: Vlm, prompts: list[Prompt], **settings: Any) -> torch.Tensor:
     batch.pop("position_ids", None)
     with torch.inference_mode():
         return vlm.model.generate(**batch, do_sample=False, **settings)
+
+
+def our_hooks(vlm: Vlm) -> int:
+    """Hooks of Sightline's on the model; transformers keeps recorders of its own on some, once used."""
+    hooks = [
+        hook
+        for module in vlm.model.modules()
+        for kind in (module._forward_hooks, module._forward_pre_hooks)
+        for hook in kind.values()
+    ]
+    return sum(hook.__module__.startswith("sightline") for hook in hooks)

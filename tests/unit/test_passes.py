@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from steered import stock
+from steered import our_hooks, stock
 from tiny import FAMILIES, random_image, sample_prompts, tiny_vlm
 from transformers import StaticCache
 
@@ -140,7 +140,7 @@ def test_listening_nests_and_leaves_nothing_behind():
         assert outer.saw_image
         with pytest.raises(InterventionError, match="under way"):
             _ = outer.current
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in vlm.model.modules())
+    assert not our_hooks(vlm)
     announce(vlm.model, lambda: pytest.fail("nobody listens"))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from steered import directions
+from steered import directions, our_hooks
 from tiny import fresh_vlm, random_image, sample_prompts, tiny_vlm
 
 from sightline.errors import InterventionError
@@ -25,10 +25,6 @@ def vlm() -> Vlm:
     return tiny_vlm("llava")
 
 
-def hooks(vlm: Vlm) -> int:
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in vlm.model.modules())
-
-
 def test_interventions_act_in_their_declared_order(vlm: Vlm):
     given = directions(vlm)
     stack = Stack([TextVti(given), AddSteering(given), VisualVti(given)])
@@ -40,7 +36,7 @@ def test_a_hook_that_was_never_called_is_an_error(vlm: Vlm):
     words = "no call of text_vti at block 0 and 2 more"
     with pytest.raises(InterventionError, match=words), Stack([TextVti(given)]).attached(vlm):
         pass
-    assert not hooks(vlm)
+    assert not our_hooks(vlm)
     # The vision tower is asked only where an image is shown.
     with Stack([VisualVti(given)]).attached(vlm):
         vlm.generate([Prompt(None, DOG)], max_new_tokens=1)
@@ -49,12 +45,12 @@ def test_a_hook_that_was_never_called_is_an_error(vlm: Vlm):
 def test_an_error_inside_is_not_hidden_and_all_is_undone(vlm: Vlm):
     def fails() -> None:
         with Stack([TextVti(directions(vlm))]).attached(vlm):
-            assert hooks(vlm)
+            assert our_hooks(vlm)
             raise RuntimeError("mine")
 
     with pytest.raises(RuntimeError, match="mine"):
         fails()
-    assert not hooks(vlm)
+    assert not our_hooks(vlm)
 
 
 def test_a_second_stack_on_the_model_and_a_kind_given_twice_are_refused(vlm: Vlm):
@@ -82,7 +78,7 @@ def test_a_second_stack_on_the_model_and_a_kind_given_twice_are_refused(vlm: Vlm
 
 def test_an_empty_stack_does_nothing(vlm: Vlm):
     with Stack([]).attached(vlm):
-        assert not hooks(vlm)
+        assert not our_hooks(vlm)
 
 
 def _compiled(vlm: Vlm, how: str) -> Vlm:
@@ -121,7 +117,7 @@ def test_compiled_models_are_refused(how: str):
 def test_bad_settings_are_refused_before_anything_is_attached(vlm: Vlm, make: Any, words: str):
     with pytest.raises(InterventionError, match=words), Stack([make(directions(vlm))]).attached(vlm):
         pass
-    assert not hooks(vlm)
+    assert not our_hooks(vlm)
 
 
 def test_one_stack_may_be_on_two_models_at_once(vlm: Vlm):

@@ -158,7 +158,7 @@ def test_tokens_do_not_depend_on_neighbours_padding_or_batch_size(family: str):
 def test_stock_generate_is_steered_alike_with_left_padding_and_beams(family: str):
     vlm = tiny_vlm(family)
     prompts = sample_prompts()
-    ends = vlm.stop_ids | {vlm.tokenizer.pad_token_id}
+    ends = vlm.stop_ids
 
     def answers(prompts: list[Prompt], **settings: Any) -> list[tuple[int, ...]]:
         """Each answer's ids up to its end."""
