@@ -69,36 +69,36 @@ class Beams:
             name = type(vlm.model).__name__
             raise ModelError(expected=f"prompts with an image, for {name}.generate", got="one without")
         found: dict[int, Answer] = {}
+        stop_ids = vlm.stop_ids  # the checkpoint's among them: read before its settings are gone
         with vlm.inference(), _plain(vlm):
             for batch in _batches(prompts, batch_size):
                 rows = vlm.encode([prompts[i] for i in batch])
-                found |= zip(batch, self._answered(vlm, rows, max_new_tokens), strict=True)
+                found |= zip(batch, self._answered(vlm, rows, max_new_tokens, stop_ids), strict=True)
         return [found[i] for i in range(len(prompts))]
 
-    def _answered(self, vlm: Vlm, rows: Sequence[EncodedRow], max_new_tokens: int) -> list[Answer]:
+    def _answered(
+        self, vlm: Vlm, rows: Sequence[EncodedRow], max_new_tokens: int, stop_ids: frozenset[int]
+    ) -> list[Answer]:
         longest = max(map(len, rows))
         check_length(vlm.adapter, vlm.model, longest + max_new_tokens)
         inputs: dict[str, Any] = {n: t.to(vlm.device) for n, t in vlm.collate(rows, "left").items()}
         if "pixel_values" in inputs:
             inputs["pixel_values"] = inputs["pixel_values"].to(vlm.model.dtype)
-        stop_ids = sorted(vlm.stop_ids)
         found = vlm.model.generate(
             **inputs,
             max_new_tokens=max_new_tokens,
             num_beams=self.num_beams,
             length_penalty=self.length_penalty,
-            eos_token_id=stop_ids or None,
+            eos_token_id=sorted(stop_ids) or None,
             pad_token_id=vlm.tokenizer.pad_token_id,
             return_dict_in_generate=True,
             output_scores=True,
         )
         answers = []
         for ids, score in zip(found.sequences[:, longest:].tolist(), found.sequences_scores, strict=True):
-            end = next((n for n, token in enumerate(ids, 1) if token in vlm.stop_ids), len(ids))
+            end = next((n for n, token in enumerate(ids, 1) if token in stop_ids), len(ids))
             logprob = float(score) * end**self.length_penalty
-            answers.append(
-                Answer(vlm.text(ids[:end]), tuple(ids[:end]), logprob, ids[end - 1] in vlm.stop_ids)
-            )
+            answers.append(Answer(vlm.text(ids[:end]), tuple(ids[:end]), logprob, ids[end - 1] in stop_ids))
         return answers
 
 
