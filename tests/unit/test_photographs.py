@@ -22,7 +22,7 @@ def test_the_25_photographs_from_loader_to_report(shared, tmp_path):
             "benchmarks": {"tiny": {"type": "objects", "path": str(shared / "coco_photos")}},
             "nltk_data": str(shared / "nltk_data"),
             "bootstrap": 50,
-            "shown": 2,
+            "shown": 12,
         }
     )
     examples = load_examples(config.benchmarks["tiny"], scratch=tmp_path)
