@@ -267,7 +267,7 @@ def _attention(
     """What transformers calls in a controlled module; (B, T, H, E), and eager's maps."""
     control = _CONTROLS[module]
     # Each modelling file has an eager function of its own, which its attention classes call.
-    eager = vars(sys.modules[type(module).__module__]).get("eager_attention_forward")
+    eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     backend = ALL_ATTENTION_FUNCTIONS.get_interface(control.backend, eager)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
 
