@@ -4,8 +4,9 @@ Plain: each caption tokenised, tagged and lemmatised from scratch with NLTK's ow
 one process, then merged and looked up as the released scorer does (its word list kept as a set
 once; the original builds the set anew for every word, which would flatter us). Ours:
 `metrics.chair.Chair`. NLTK's data and the word list are loaded before the clock starts, for
-both; ours starts with empty caches in every round. Seconds are of CPU: both are one thread. The captions are the golden ones of
-SIGHTLINE_SHARED or ../shared/data (6 x 500). The last line is one JSON object.
+both; ours starts with empty caches in every round. Seconds are of CPU: both are one thread.
+The captions are the golden ones of SIGHTLINE_SHARED or ../shared/data (6 x 500). The last line
+is one JSON object.
 
     python tests/bench/bench_chair.py [captions=3000] [rounds=3]
 """
