@@ -98,9 +98,9 @@ def test_neighbours_and_batches_change_nothing(family: str):
     assert answers(prompts[::-1], batch_size=8)[::-1] == alone
 
 
-@pytest.mark.parametrize("batch_size", [2, 5, 8, 100])
+@pytest.mark.parametrize("batch_size", [2, 7, 100])
 def test_rows_end_with_all_their_streams(batch_size: int):
-    prompts = mining_prompts()
+    prompts = mining_prompts(2)
     stop_early(vlm := fresh_vlm("smolvlm"), prompts)
     streams = [[replace(p, image=None) for p in prompts]]
     options = {"max_new_tokens": 14, "strategy": Mixed()}

@@ -201,9 +201,10 @@ def _prepared(vlm: Vlm, prompts: Sequence[Prompt]) -> list[Prompt]:
     images: dict[int, ImageInputs] = {}
     for prompt in prompts:
         image = prompt.image
-        if image is not None and id(image) not in images:
-            prepared = isinstance(image, ImageInputs)
-            images[id(image)] = image if prepared else vlm.adapter.image_inputs(vlm.processor, image)
+        if isinstance(image, ImageInputs):
+            images[id(image)] = image
+        elif image is not None and id(image) not in images:
+            images[id(image)] = vlm.adapter.image_inputs(vlm.processor, image)
     return [replace(prompt, image=images.get(id(prompt.image))) for prompt in prompts]
 
 
