@@ -35,8 +35,6 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 """Strong enough to change tokens: a method that did nothing would conform to everything."""
 INTERVENTIONS = ("vti", "vti, image", "steer", "spin", "pai")
 """Examples that change the model and not the decoding, so that stock generate can run under them."""
-REFUSED = {("pai, guided", "instructblip"): "image"}
-"""(example, family) that cannot work -> a word of the reason; everything else must."""
 CONTEXT = "A bus is on the street. A dog is left of it."
 
 assert {name.split(",")[0] for name in EXAMPLES} == set(METHODS), "give every method an example"
