@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+os.environ["TORCH_COMPILE_DISABLE"] = "1"  # the sampler's own kernels: minutes of a C++ compiler
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
 
 
