@@ -15,12 +15,10 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 import sightline
-from sightline.config.mitigations import help_text, mitigations_of, parse_text, signatures, to_text
 from sightline.errors import SightlineError
 
 
@@ -79,10 +77,9 @@ def _add_ask(ask: argparse.ArgumentParser) -> None:
         default=[],
         metavar="TYPE:KEY=VALUE,...",
         help="answer once greedily and once with this, side by side; may be given several times "
-        "(interventions add up; at most one decoder); `--mitigate help` explains every setting",
+        "(interventions add up; at most one decoder); `sightline ask --mitigate help` lists every "
+        "type with its settings",
     )
-    ask.formatter_class = argparse.RawDescriptionHelpFormatter
-    ask.epilog = f"what --mitigate takes, with its defaults:\n{textwrap.indent(signatures(), '  ')}"
 
 
 class _Mitigate(argparse.Action):
@@ -92,6 +89,8 @@ class _Mitigate(argparse.Action):
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: Any = None
     ) -> None:
         if values == "help":
+            from sightline.config.mitigations import help_text
+
             print(help_text())
             parser.exit()
         setattr(namespace, self.dest, [*getattr(namespace, self.dest), values])
@@ -167,6 +166,8 @@ def _doctor(settings: Sequence[str]) -> int:
 
 
 def _ask(arguments: argparse.Namespace) -> int:
+    from sightline.config.mitigations import mitigations_of
+
     mitigations = mitigations_of(arguments.mitigate)
 
     from sightline.data.images import load_image
@@ -186,6 +187,8 @@ def _ask(arguments: argparse.Namespace) -> int:
 
 
 def _bake(arguments: argparse.Namespace) -> int:
+    from sightline.config.mitigations import parse_text, to_text
+
     item = parse_text(f"steer:{arguments.steer}")
 
     from sightline.interventions.bake import bake

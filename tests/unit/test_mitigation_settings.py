@@ -16,7 +16,6 @@ from sightline.config.mitigations import (
     help_text,
     mitigations_of,
     parse_text,
-    signatures,
     to_text,
 )
 from sightline.errors import ConfigError
@@ -151,10 +150,9 @@ def test_infinity_is_no_number_in_yaml_either():
 
 
 def test_help_names_every_setting():
-    long, short = help_text(), signatures()
+    long = help_text()
     for name, method in METHODS.items():
         assert f"{name}: " in long
-        assert name in short
         for field, info in method.model_fields.items():
             assert info.description, f"{name}.{field}"
             assert field == "type" or f"  {field}=" in long

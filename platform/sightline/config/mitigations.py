@@ -181,12 +181,3 @@ def help_text() -> str:
                 text = f"  {line.name}={line.default}  {line.doc}"
                 blocks.append(textwrap.fill(text, 100, subsequent_indent="      "))
     return "\n".join(blocks)
-
-
-def signatures() -> str:
-    """One line a method: its settings with their defaults."""
-    lines = []
-    for name, method in METHODS.items():
-        settings = [f"{line.name}={line.default}" for line in fields(method) if line.name != "type"]
-        lines.append(f"{name}:{','.join(settings)}" if settings else name)
-    return "\n".join(lines)
