@@ -56,7 +56,7 @@ class TextDeltas:
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         count = len(batch["pair_id"])
         pairs = [PreferencePair.from_row({n: v[i] for n, v in batch.items()}) for i in range(count)]
-        images, errors = load(batch["image_uri"], self._settings.max_pixels)
+        images, errors = load(batch["image_uri"].tolist(), self._settings.max_pixels)
         found = dict(self._deltas([i for i in range(count) if not errors[i]], pairs, images, errors))
         return {"pair_id": batch["pair_id"], **columns_of(found, errors)}
 
@@ -108,7 +108,7 @@ class VisualDeltas:
         self._vlm = vlm or Vlm.of(config.model)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        images, errors = load(batch["image_uri"], self._settings.max_pixels)
+        images, errors = load(batch["image_uri"].tolist(), self._settings.max_pixels)
         found = {}
         for i, uri in enumerate(batch["image_uri"]):
             if not errors[i]:
