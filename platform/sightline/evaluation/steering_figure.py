@@ -50,7 +50,7 @@ def pareto_png(report: Mapping[str, Any]) -> bytes:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11.6, 5.2))
         grid = figure.add_gridspec(1, 2, left=0.065, right=0.935, top=0.78, bottom=0.15, wspace=0.62)
-        _trials(figure.add_subplot(grid[0, 0]), report)
+        _trials(figure.add_subplot(grid[0, 0] if report["confirmed"] is not None else grid[0, :]), report)
         if report["confirmed"] is not None:
             _confirmed(figure.add_subplot(grid[0, 1]), report)
         _caption(figure, report)

@@ -3,7 +3,7 @@
 left    explained: share of the variance around the mean that the kept axes carry
 middle  shared: how alike the differences are (1 = all equal), beside 1/N, what N differences that
         have nothing in common would show
-right   norm of the direction
+right   norm of the direction, on a logarithmic scale
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ def directions_png(report: Mapping[str, Any]) -> bytes:
                 _curve(axes, kind, facts[name], label_kind=len(report["kinds"]) > 1 or index == 0)
                 if name == "shared":
                     axes.axhline(1 / facts["differences"], color=COLORS[kind], linewidth=0.8, linestyle=":")
-            axes.set_ylim(0, 1.02 if name != "norm" else None)
-            if name != "norm":
+            if name == "norm":
+                axes.set_yscale("log")
+            else:
+                axes.set_ylim(0, 1.02)
                 axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
             _quiet(axes)
         _caption(figure, report)
