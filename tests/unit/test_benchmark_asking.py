@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -12,6 +13,7 @@ from sightline.config.evaluation import EvaluationConfig
 from sightline.config.mitigations import mitigations_of
 from sightline.config.model import ModelConfig
 from sightline.distributed import benchmark as job
+from sightline.errors import ConfigError
 from sightline.evaluation.asking import Ask, AskConfig
 from sightline.evaluation.cost import Meter
 from sightline.evaluation.run_folder import RunFolder, start_run
@@ -124,3 +126,63 @@ def test_the_whole_job_in_one_process(tmp_path):
     }
     assert "2 test scenes" in job.plan(config)
     assert "pending: later" in job.plan(config)
+
+
+ASKED: list[str] = []
+
+
+def judge(prompt: str) -> str:
+    """Rates the first question, and talks nonsense about the second."""
+    ASKED.append(prompt)
+    return "Rating: 5" if "Question: first?" in prompt else "I cannot see the image."
+
+
+def test_a_judge_is_asked_once_and_not_again_by_scoring(tmp_path):
+    fresh_vlm("smolvlm").save(tmp_path / "model")
+    random_image(0).save(tmp_path / "0.png")
+    shown = {"image_id": "0", "image_uri": "0.png", "kind": "open", "answer": "Red", "source": "mmhal"}
+    rows = [
+        shown
+        | {"example_id": f"mmhal/{i}", "question": text, "split": "mmhal", "meta": {"contents": ["Ball"]}}
+        for i, text in enumerate(("first?", "second?"))
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = BenchmarkConfig.model_validate(
+        {
+            "run": {"root": str(tmp_path / "runs"), "name": "rated"},
+            "model": {"source": str(tmp_path / "model")},
+            "rows": [{"name": "warm", "mitigations": ["sample:temperature=5.0"]}],
+            "benchmarks": {"mmhal": {"type": "jsonl", "path": str(tmp_path / "rows.jsonl")}},
+            "judge": f"{__name__}:judge",
+            "max_new_tokens": 3,
+            "short_answer_tokens": 3,
+            "bootstrap": 20,
+        }
+    )
+    folder = RunFolder.at(config.run.folder)
+    manifest = start_run(folder, name="rated", config=config, seed=0)
+    absent = config.model_copy(update={"judge": f"{__name__}:nobody"})
+    with pytest.raises(ConfigError, match="nobody"):
+        job.Benchmark(absent, folder, manifest, ray=False).answer()
+    with pytest.raises(ConfigError, match="nobody"):
+        job.plan(absent)
+    assert not (folder.path / "answers").exists(), "missed before any answer"
+    run = job.Benchmark(config, folder, manifest, ray=False)
+    run.answer()
+    ASKED.clear()
+    report = run.finish()
+    asked = len(ASKED)
+    assert 2 <= asked == len(set(ASKED))
+    found = {row["metric"]: row["value"] for row in report["scores"]}
+    assert (found["rating"], found["hallucination_rate"], found["unread_replies"]) == (2.5, 0.5, 0.5)
+    assert {c["metric"] for c in report["comparisons"]} == found.keys()
+    assert "| Mmhal: rating of 6 | Mmhal: hallucinated |" in (folder.path / "report.md").read_text()
+    assert "(mmhal/1)" in report["measure"]["scorers"][0]
+    first = (folder.path / "report.json").read_bytes()
+    job.Benchmark(config, folder, folder.read_json("run.json"), ray=False).finish()
+    assert len(ASKED) == asked, "what was said is kept in the run's folder"
+    assert (folder.path / "report.json").read_bytes() == first
+    unjudged = config.model_copy(update={"judge": None})
+    plain = job.Benchmark(unjudged, folder, folder.read_json("run.json"), ray=False).finish()
+    assert {row["metric"] for row in plain["scores"]} == {"empty_rate"}
+    assert "no judge" in plain["measure"]["scorers"][0]

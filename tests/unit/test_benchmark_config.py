@@ -61,6 +61,7 @@ def test_several_models():
         ("benchmarks={}", "at least 1"),
         ("parser=mine", "strict"),
         ("correction=bonferroni", "holm"),
+        ("judge=gpt4", "pattern"),
     ],
 )
 def test_mistakes_say_what_to_do(setting, match):

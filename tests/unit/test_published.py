@@ -8,6 +8,7 @@ import pytest
 
 from sightline.config.benchmark import BenchmarkConfig
 from sightline.errors import ConfigError
+from sightline.evaluation.judged import Judged
 from sightline.evaluation.predictions import Prediction
 from sightline.evaluation.published import Published
 from sightline.evaluation.scoring import METRICS, tally
@@ -90,7 +91,70 @@ def test_medical_choices_and_labels():
 
 
 def test_without_a_judge_mmhal_has_no_score():
-    assert values(ask("mmhal", "open", ["", "Blue"], answer="Red")) == {"empty_rate": 0.5}
+    published = Published()
+    rows = ask("mmhal", "open", ["", "Blue"], answer="Red")
+    assert values(rows, published) == {"empty_rate": 0.5}
+    assert published.remarks() == ["MMHal: no judge was named (`judge`), so answers are kept and not rated"]
+    assert published.wrong_spans(rows[1]) == []
+
+
+def judged(replies):
+    """A judge that says what stands beside the first word that its prompt's last lines hold."""
+    asked = []
+
+    def judge(prompt):
+        asked.append(prompt)
+        return next(said for word, said in replies.items() if word in prompt)
+
+    return Published(nltk_data="/nowhere").judged(Judged("a:b", judge, {})), asked
+
+
+def test_mmhal_is_rated_by_the_judge_and_nonsense_is_named():
+    published, asked = judged({"Red": "Rating: 6", "Blue": "Rating: 1", "Green": None})
+    rows = ask("mmhal", "open", ["Red", "Blue", "Green"], answer="?", meta={"contents": ["Ball"]})
+    for _ in range(2):
+        found = values(rows, published)
+        assert found == pytest.approx(
+            {"rating": 7 / 3, "hallucination_rate": 2 / 3, "unread_replies": 1 / 3, "empty_rate": 0.0}
+        )
+    assert [published.wrong_spans(row) for row in rows] == [[], [[0, 4]], [[0, 5]]]
+    assert len(asked) == 3
+    assert "Image contents: Ball" in asked[0]
+    assert published.remarks() == [
+        "MMHal: judged by a:b; replies about 1 questions could not be read (mmhal/2)"
+    ]
+
+
+def test_claims_of_captions_are_judged_by_their_references():
+    published, asked = judged({"Claim: A dog": "No.", "Claim: A cat": "Yes.", "Claim: A bird": "Perhaps"})
+    same = {"objects": ("dog",), "meta": {"references": ["a dog sleeps"]}}
+    rows = ask("coco", "caption", ["A dog. A cat.", "A bird.", "A dog."], **same)
+    found = values(rows, published)
+    wanted = {
+        "hallucination_rate": 1 / 2,
+        "claim_error_rate": 1 / 3,
+        "unread_replies": 1 / 4,
+        "claims": 4 / 3,
+    }
+    assert {name: found[name] for name in wanted} == pytest.approx(wanted)
+    assert {"chair_s", "recall"} <= found.keys()
+    assert any(line.endswith("(coco/1)") for line in published.remarks())
+    asked.clear()
+    secret = same | {"meta": same["meta"] | {"restricted": True}}
+    assert "claims" not in values(ask("flickr8k", "caption", ["A dog."], **secret), published)
+    assert not asked, "data under a use agreement goes to no judge"
+
+
+def test_medical_answers_are_read_by_the_chosen_parser():
+    rows = ask("medhall", "yes_no", ["Definitely.", "There is no mass."], answer=["yes", "no"])
+    published = Published()
+    unparsed = {
+        parser: tally(rows, lexicon={"dog": "dog"}, parser=parser, published=published)["medhall_yes_no"]
+        .ratios["unparsed_rate"]
+        .value
+        for parser in ("strict", "official")
+    }
+    assert unparsed["official"] == 0.0 < unparsed["strict"]
 
 
 def test_the_rest_is_scored_by_its_kind():

@@ -70,6 +70,11 @@ class BenchmarkConfig(Frozen):
     parser: Parser = "strict"
     """How yes/no answers are read: one of six released rules, or `strict`, which is ours. Same as
     `--parser NAME`."""
+    judge: str | None = Field(default=None, pattern=r"^[\w.]+:\w+$")
+    """Your own `module:function` from a prompt to a text (a local model, or a client of a remote one),
+    asked when answers are scored: it rates MMHal's, and judges the claims of captions that have
+    reference captions, except data under a use agreement. What it says is kept in the run's folder,
+    so that `--score-only` asks only what is new. null = MMHal's answers are kept and not rated."""
     max_new_tokens: PositiveInt = 96
     """Longest answer to a caption or open question, in tokens."""
     short_answer_tokens: PositiveInt = 16

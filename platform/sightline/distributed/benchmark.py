@@ -3,6 +3,7 @@
     <run>/data/                           the world's scenes, where a benchmark is the world
     <run>/answers/<model>/<row>/<benchmark>/       shards, found again by a run that was killed
     <run>/predictions/<model>/<row>/<benchmark>.jsonl, .json   the answers with their conditions
+    <run>/judgements.jsonl                         what a judge said, where one is named
     <run>/report.json, report.html, report.md, methods.png
 
 Scoring reads the predictions and the benchmarks, and nothing else; `--score-only` does it again
@@ -19,9 +20,11 @@ from typing import Any
 from sightline.config.benchmark import BenchmarkConfig, MethodConfig
 from sightline.config.dataset import DatasetConfig, WorldDataset
 from sightline.config.evaluation import EvaluationConfig
+from sightline.config.functions import load_function
 from sightline.config.mitigations import to_text
 from sightline.config.model import ModelConfig
 from sightline.data.examples import check_images
+from sightline.data.judgements import Judgements
 from sightline.distributed.mining import lexicon
 from sightline.distributed.progress import LOGGER
 from sightline.distributed.shards import ShardedRun, run_sharded
@@ -32,6 +35,7 @@ from sightline.evaluation.answers import Answered, match_answers, write_answers
 from sightline.evaluation.asking import Ask, AskConfig
 from sightline.evaluation.benchmark_report import assemble, write_report
 from sightline.evaluation.fairness import Conditions, hash_items, hash_prompt
+from sightline.evaluation.judged import Judged
 from sightline.evaluation.matrix import Side, check_scorable
 from sightline.evaluation.published import Published
 from sightline.evaluation.run_folder import RunFolder
@@ -90,6 +94,14 @@ class Benchmark:
         """The scorers of published benchmarks."""
         return Published.of(self.config)
 
+    @cached_property
+    def judge(self) -> Judged | None:
+        """Who the settings name as a judge, with what it said before. Raises ConfigError, DataError."""
+        name = self.config.judge
+        if name is None:
+            return None
+        return Judged(name, load_function(name), Judgements(self.folder.path / "judgements.jsonl"))
+
     def cells(self) -> Iterator[Cell]:
         """Model by model, row by row, greedy first; pending rows have none."""
         for model in self.config.named_models():
@@ -100,7 +112,7 @@ class Benchmark:
     def answer(self) -> None:
         """Answer what is not answered yet. Raises ConfigError, before any answer, for rows that a
         model refuses."""
-        datasets = self.datasets
+        datasets, _ = self.datasets, self.judge  # a judge that is not there is missed now, not at the end
         self._check_rows()
         for cell in self.cells():
             conditions = self.conditions(cell)
@@ -117,7 +129,8 @@ class Benchmark:
                 got="none",
                 hint="run the job without --score-only first, with the same settings",
             )
-        report = assemble(self.config, self.manifest, sides, self.datasets, self.lexicon, self.published)
+        published = self.published if self.judge is None else self.published.judged(self.judge)
+        report = assemble(self.config, self.manifest, sides, self.datasets, self.lexicon, published)
         write_report(self.folder, report)
         if tracking is not None:
             _track(report, tracking)
@@ -253,6 +266,9 @@ def plan(config: BenchmarkConfig) -> str:
         lines.append(("row", f"{method.name}: {what}"))
     for name, dataset in config.benchmarks.items():
         lines.append(("benchmark", f"{name}: {_amount(dataset)}"))
+    if config.judge is not None:
+        load_function(config.judge)
+        lines.append(("judge", config.judge))
     lines.append(
         ("workers", f"{asked.workers}, each {asked.cpus_per_worker:g} CPUs, {asked.gpus_per_worker:g} GPUs")
     )

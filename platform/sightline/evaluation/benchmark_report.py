@@ -58,7 +58,7 @@ def assemble(
                 "clustered_by": "image",
                 "correction": config.correction,
                 "family": "one score over all models, rows and benchmarks",
-                "scorers": sorted(published.notes) if published is not None else [],
+                "scorers": published.remarks() if published is not None else [],
             },
             "manifest": dict(manifest),
             "config": config.model_dump(mode="json", exclude={"score_only", "dry_run"}),

@@ -18,6 +18,7 @@ from sightline.evaluation.wording import amount, metric_label, number
 DASH = "\N{EN DASH}"
 _CAPTIONS = ("chair_s", "chair_i", "recall", "length")
 _YES_NO = ("accuracy", "f1", "yes_ratio")
+_RATED = ("rating", "hallucination_rate")
 COSTS = ("ms_per_token", "passes_per_token", "peak_mib")
 
 
@@ -44,7 +45,8 @@ class Column:
 
 
 def columns(report: Mapping[str, Any]) -> list[Column]:
-    """The scores worth a column: three of a yes/no benchmark, four of captions, else the first ones."""
+    """The scores worth a column: three of a yes/no benchmark, four of captions, two of rated answers,
+    else the first one."""
     found: dict[tuple[str, str], list[str]] = {}
     for score in report["scores"]:
         metrics = found.setdefault((score["dataset"], score["benchmark"]), [])
@@ -126,7 +128,7 @@ def interval(score: Mapping[str, Any], metric: str) -> str:
 
 
 def _chosen(metrics: Sequence[str]) -> list[str]:
-    for wanted in (_CAPTIONS, _YES_NO):
+    for wanted in (_CAPTIONS, _YES_NO, _RATED):
         if wanted[0] in metrics and wanted[1] in metrics:
             return [m for m in wanted if m in metrics]
     return [m for m in metrics if m in METRICS][:1] or list(metrics[:1])

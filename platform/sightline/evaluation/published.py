@@ -1,15 +1,15 @@
 """Published benchmarks by their own rules: which scorer, by the `source` of the examples.
 
 POPE and the world's questions need nothing special; CHAIR on COCO, AMBER, InfoSeek, KVQA,
-medical questions and reports do. What needs a judge has no score here: MMHal's ratings and
-claims are asked for with `metrics.mmhal` and `metrics.claims`.
+medical questions and reports do. What needs a judge (MMHal's ratings, claims of captions) has a
+score where the settings name one.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from sightline.config.dataset import BenchmarkFiles
 from sightline.data.amber import read_amber_words
 from sightline.data.examples import require_file
 from sightline.errors import ConfigError, DataError
+from sightline.evaluation.judged import Judged
 from sightline.evaluation.predictions import Prediction
 from sightline.metrics import amber, medical, text_overlap, vqa
 from sightline.metrics.amber import AmberWords, ExactOnly
@@ -42,6 +43,8 @@ class Published:
     """CHAIR's word list; None = our own."""
     nltk_data: str | None = None
     """Folder of NLTK's data; None = where NLTK looks."""
+    judge: Judged | None = None
+    """Who is asked about answers that no rule can read; None = nobody, and they have no such score."""
     notes: list[str] = field(default_factory=list)
 
     @classmethod
@@ -51,8 +54,17 @@ class Published:
         folder = next((d.path for d in files if d.type == "amber"), None)
         return cls(folder, config.synonyms, config.nltk_data)
 
-    def ratios(self, rows: Sequence[Prediction]) -> dict[str, Ratio] | None:
+    def judged(self, judge: Judged) -> Published:
+        """The same with a judge."""
+        return replace(self, judge=judge, notes=[])
+
+    def remarks(self) -> list[str]:
+        """What the scores rest on, sorted: words, libraries, the judge and which replies are unread."""
+        return sorted([*self.notes, *(self.judge.notes() if self.judge is not None else ())])
+
+    def ratios(self, rows: Sequence[Prediction], parser: str = "strict") -> dict[str, Ratio] | None:
         """Per-item counts of one benchmark; None where its kind of question says how it is scored.
+        `parser` reads medical yes/no answers; AMBER's have a rule of their own.
 
         Raises ConfigError when AMBER's tables are not known, DataError when a file is missing.
         """
@@ -69,12 +81,12 @@ class Published:
             odd = [bool(row.example.meta["unsuitable"]) for row in rows]
             return medical.tally_choices(answers, golds, odd)
         if source in _MEDICAL and kind == "yes_no":
-            return medical.tally(answers, truths)
+            return medical.tally(answers, truths, parser=parser)
         if source in _MEDICAL and kind == "open":
             self._note(f"reports: {text_overlap.libraries()}")
             return text_overlap.tally(answers, [[truth] for truth in truths], english=self._english)
         if source == "mmhal":
-            return {"empty_rate": Ratio.of([not answer.strip() for answer in answers])}
+            return self._ratings(rows)
         return None
 
     def wrong_spans(self, prediction: Prediction) -> list[list[int]] | None:
@@ -91,6 +103,9 @@ class Published:
             return _places(answer, judged.invented)
         if example.source in ("infoseek", "kvqa"):
             return [] if vqa.relaxed(answer, _accepted(prediction)) else [[0, len(answer)]]
+        if example.source == "mmhal":
+            bad = self.judge is not None and self.judge.is_hallucinated(prediction)
+            return [[0, len(answer)]] if bad else []
         return None
 
     @cached_property
@@ -124,7 +139,16 @@ class Published:
         chair = self._chair
         self._note(f"CHAIR: words of {chair.words.name}; lemmatiser {chair.lemmatiser}")
         truths = [chair.truth(row.example.objects, row.example.meta.get("references", ())) for row in rows]
-        return chair.tally([row.answer for row in rows], truths)
+        counts = chair.tally([row.answer for row in rows], truths)
+        return counts | (self.judge.claims(rows) if self.judge is not None else {})
+
+    def _ratings(self, rows: Sequence[Prediction]) -> dict[str, Ratio]:
+        """MMHal: what the judge says, and how many answers were empty."""
+        empty = {"empty_rate": Ratio.of([not row.answer.strip() for row in rows])}
+        if self.judge is None:
+            self._note("MMHal: no judge was named (`judge`), so answers are kept and not rated")
+            return empty
+        return self.judge.ratings(rows) | empty
 
     def _descriptions(self, rows: Sequence[Prediction]) -> dict[str, Ratio]:
         words = self._amber_words

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """How to read a score. `unit` is share (0 to 1) or words; `better` is None where neither way is."""
+    """How to read a score. `unit`: a share (0 to 1) or what is counted; `better`: None if neither way is."""
 
     label: str
     better: Literal["lower", "higher"] | None
-    unit: Literal["share", "words"] = "share"
+    unit: Literal["share", "words", "rating", "claims"] = "share"
     hallucination: bool = False
 
 
@@ -64,6 +64,11 @@ METRICS: dict[str, Metric] = {
     "dirty_label_rate": Metric("dirty labels", None),
     "unusable_label_rate": Metric("unusable labels", None),
     "abstention_rate": Metric("abstains", None),
+    "rating": Metric("rating of 6", "higher", unit="rating"),
+    "hallucination_rate": Metric("hallucinated", "lower", hallucination=True),
+    "claim_error_rate": Metric("false claims", "lower", hallucination=True),
+    "claims": Metric("claims", None, unit="claims"),
+    "unread_replies": Metric("judge unread", "lower"),
 }
 """Every score by name."""
 
@@ -156,7 +161,7 @@ def _tally_one(
             got=" and ".join(kinds),
             hint="give each kind its own `split`",
         )
-    ratios = published.ratios(rows) if published is not None else None
+    ratios = published.ratios(rows, parser) if published is not None else None
     if ratios is None:
         ratios = _ratios(rows, lexicon, parser)
     return Tally(ids, tuple(row.example.image_id for row in rows), ratios)

@@ -23,7 +23,7 @@ def number(value: float | None) -> float:
 
 
 def is_share(metric: str) -> bool:
-    """Is the metric a share (0 to 1), rather than a count of words? Unknown ones are shares."""
+    """Is the metric a share (0 to 1), rather than a count or a rating? Unknown ones are shares."""
     return metric not in METRICS or METRICS[metric].unit == "share"
 
 
@@ -45,8 +45,8 @@ def amount(value: float | None, metric: str, *, signed: bool = False) -> str:
 
 
 def unit(metric: str) -> str:
-    """Of a difference: points of a share, or words."""
-    return "points" if is_share(metric) else "words"
+    """Of a difference: points of a share, or what is counted."""
+    return "points" if is_share(metric) else METRICS[metric].unit
 
 
 def trend(row: Mapping[str, Any]) -> Trend:

@@ -7,10 +7,10 @@ higher is better: 1 or 0 for short answers, minus the invented mentions for capt
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from sightline.config.functions import load_function
 from sightline.errors import ConfigError, DataError
 from sightline.metrics import short_answer, yes_no
 from sightline.metrics.objects import Lexicon, check_caption
@@ -95,16 +95,9 @@ def make(name: str, lexicon: Lexicon) -> Judge:
         return _WITH_LEXICON[name](lexicon)
     if name in _PLAIN:
         return _PLAIN[name]
-    module, _, function = name.partition(":")
-    if not function:
+    if ":" not in name:
         raise ConfigError(expected=f"a judge among {', '.join(NAMES)}, or module:function", got=repr(name))
-    try:
-        found = getattr(importlib.import_module(module), function, None)
-    except ModuleNotFoundError as error:
-        raise ConfigError(expected=f"a module that can be imported in {name!r}", got=str(error)) from error
-    if not callable(found):
-        raise ConfigError(expected=f"a function {function!r} in {module}", got=type(found).__name__)
-    return found
+    return load_function(name)
 
 
 def check(judge: Judge, answer: str, example: Example) -> Verdict:
