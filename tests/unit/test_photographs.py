@@ -5,13 +5,16 @@ import json
 import pytest
 
 from sightline.config.benchmark import BenchmarkConfig
+from sightline.distributed.benchmark import Benchmark
 from sightline.distributed.sources import load_examples
 from sightline.evaluation.benchmark_page import render_html
 from sightline.evaluation.benchmark_report import assemble
 from sightline.evaluation.published import Published
+from sightline.evaluation.run_folder import RunFolder, start_run
 from sightline.metrics.objects import Lexicon
 from sightline.world.nouns import LEXICON
 from tests.unit.fake_answers import side
+from tests.unit.tiny import fresh_vlm
 
 
 @pytest.mark.golden
@@ -51,3 +54,33 @@ def test_the_25_photographs_from_loader_to_report(shared, tmp_path):
     assert "dog" in marked, "the report marks what the scorer calls wrong"
     assert json.loads(json.dumps(report)) == report
     assert "photos" in render_html(report)
+
+
+@pytest.mark.golden
+def test_photographs_through_the_job_itself(shared, tmp_path):
+    fresh_vlm("smolvlm").save(tmp_path / "model")
+    config = BenchmarkConfig.model_validate(
+        {
+            "run": {"root": str(tmp_path / "runs"), "name": "photos"},
+            "model": {"source": str(tmp_path / "model")},
+            "rows": [{"name": "spin", "mitigations": ["spin:k=0.5,alpha=0.0"]}],
+            "benchmarks": {"photos": {"type": "objects", "path": str(shared / "coco_photos"), "limit": 2}},
+            "nltk_data": str(shared / "nltk_data"),
+            "max_new_tokens": 4,
+            "short_answer_tokens": 2,
+            "bootstrap": 20,
+            "shown": 2,
+        }
+    )
+    folder = RunFolder.at(config.run.folder)
+    run = Benchmark(config, folder, start_run(folder, name="photos", config=config, seed=0), ray=False)
+    run.answer()
+    report = run.finish()
+    assert report["benchmarks"]["photos"]["images"] == 2
+    splits = {"caption", "pope_random", "pope_popular", "pope_adversarial"}
+    assert {s["benchmark"] for s in report["scores"]} == splits
+    assert {c["benchmark"] for c in report["comparisons"]} == splits
+    assert {s["metric"] for s in report["scores"]} >= {"chair_s", "accuracy", "f1"}
+    assert not report["refused"]
+    assert [a["scored"] == a["asked"] > 0 for a in report["accounts"]] == [True, True]
+    assert (folder.path / "report.html").stat().st_size > 10_000
