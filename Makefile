@@ -3,9 +3,11 @@
 #   make demo              mine, train and measure on the embedded world -> runs/demo/report.html
 #   make test              unit tests, then integration tests on a local Ray
 #   make test-vllm         baked steering in real vLLM on the CPU, in an environment of its own
+#   make test-lmms         the plug-in inside real lmms-eval, in an environment beside ours
+#   make support           write docs/support.md: every method on every family, as it turns out
 #   make check             lint, format check, types
 #   make bench NAME=dpo    one benchmark of tests/bench; its last line is one JSON object
-#   make clean             remove .venv, .venv-vllm and caches; runs/ stays
+#   make clean             remove .venv, .venv-vllm, .venv-lmms and caches; runs/ stays
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -16,6 +18,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 VLLM := .venv-vllm
+LMMS := .venv-lmms
 BENCHES := $(patsubst tests/bench/bench_%.py,%,$(wildcard tests/bench/bench_*.py))
 
 # No accounts, no telemetry, no downloads. Ray 2.60 turns on token authentication unless told.
@@ -37,7 +40,7 @@ install --progress-bar off -c constraints.txt $(1) >>$(LOG) 2>&1 \
 || { tail -n 25 $(LOG); echo "setup: failed; the whole story is in $(LOG)"; exit 1; }
 endef
 
-.PHONY: help setup demo test test-unit test-integration test-vllm check bench clean
+.PHONY: help setup demo test test-unit test-integration test-vllm test-lmms support check bench clean
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -83,6 +86,21 @@ $(VLLM)/.ready: tests/vllm/requirements.txt
 test-vllm: $(VLLM)/.ready
 	@$(VLLM)/bin/python -m pytest tests/vllm $(ARGS)
 
+$(LMMS)/.ready: tests/lmms/requirements.txt $(READY)
+	@echo "test-lmms: lmms-eval in $(LMMS), once (details in $(LMMS)/install.log)"
+	@$(PYTHON) -m venv --clear $(LMMS)
+	@$(LMMS)/bin/python -m pip install --progress-bar off --no-deps -r $< >$(LMMS)/install.log 2>&1 \
+	|| { tail -n 25 $(LMMS)/install.log; echo "test-lmms: failed; the whole story is in $(LMMS)/install.log"; exit 1; }
+	@printf '%s\n%s\nimport sightline\n' "$(CURDIR)/platform" "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+	>"$$($(LMMS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/sightline.pth"
+	@touch $@
+
+test-lmms: $(LMMS)/.ready
+	@$(LMMS)/bin/python -m pytest tests/lmms $(ARGS)
+
+support: $(READY)
+	@$(BIN)/python tests/unit/support_table.py --write
+
 check: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -93,5 +111,5 @@ bench: $(READY)
 	@$(BIN)/python tests/bench/bench_$(NAME).py
 
 clean:
-	rm -rf $(VENV) $(VLLM) build .pytest_cache .mypy_cache .ruff_cache platform/sightline.egg-info
+	rm -rf $(VENV) $(VLLM) $(LMMS) build .pytest_cache .mypy_cache .ruff_cache platform/sightline.egg-info
 	find platform jobs tests -name __pycache__ -type d -prune -exec rm -rf {} +
