@@ -113,7 +113,7 @@ class Adapter(ABC):
         """Each decoder block's MLP, whose output joins the residual stream as it is."""
         return [block.mlp for block in self.text_blocks(model)]
 
-    def vision_mlps(self, model: Any) -> list[nn.Module]:
+    def vision_mlps(self, model: Any) -> list[Any]:
         """Each vision block's MLP, whose output joins the residual stream as it is."""
         return [block.mlp for block in self.vision_blocks(model)]
 
