@@ -67,15 +67,15 @@ def assemble(
 
 
 def write_report(files: Files, report: Mapping[str, Any]) -> None:
-    """Write report.json, report.html, report.md and methods.png, each whole or not at all."""
-    from sightline.evaluation.benchmark_figures import methods_png
+    """Write report.json, report.html, report.md and (if a share was compared) methods.png, each whole."""
+    from sightline.evaluation.benchmark_figures import forest_panels, methods_png
     from sightline.evaluation.benchmark_page import render_html
     from sightline.evaluation.benchmark_table import markdown
 
     write_json(files, REPORT, report)
     files.write_bytes(PAGE, render_html(report).encode())
     files.write_bytes(TABLE, markdown(report).encode())
-    if report["comparisons"]:
+    if report["comparisons"] and forest_panels(report, next(iter(report["models"]))):
         files.write_bytes(FIGURE, methods_png(report))
 
 
