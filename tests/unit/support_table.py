@@ -1,8 +1,8 @@
-"""What works where: every mitigation really run on every tiny family, as a table in docs/support.md.
+"""What works where: every mitigation really run on every tiny family, in docs/support.md and the README.
 
     python tests/unit/support_table.py --write
 
-`test_support.py` fails when the page says anything else than what happens. An outcome is
+`test_support.py` fails when either says anything else than what happens. An outcome is
 either that it works or what the refusal says: any other error fails the run.
 """
 
@@ -28,6 +28,7 @@ from sightline.mitigations import Mitigated
 from sightline.models.vlm import Vlm
 
 PAGE = Path(__file__).parents[2] / "docs" / "support.md"
+README = Path(__file__).parents[2] / "README.md"
 BACKENDS = ("sdpa", "eager")
 WORKS, NO_MATTER = "works", "-"
 Place = tuple[str, str]
@@ -146,6 +147,16 @@ def page() -> str:
     return "\n".join([HEAD, *own, ENGINES, *other, "", "## Why", "", *notes, ""])
 
 
+def in_readme(text: str) -> str:
+    """The README with the page's first table between its two markers."""
+    own = re.search(r"^\|.*?(?=\n\n)", text, re.S | re.M)
+    assert own is not None
+    begin, end = "<!-- support: written by `make support` -->\n", "\n<!-- /support -->"
+    return re.sub(
+        f"(?<={re.escape(begin)}).*?(?={re.escape(end)})", lambda _: own[0], README.read_text(), flags=re.S
+    )
+
+
 def table(names: Sequence[str], engines: Mapping[str, Outcomes], reasons: dict[str, int]) -> list[str]:
     """Lines of a table; refusals are numbered on in `reasons`."""
     columns = [
@@ -187,4 +198,5 @@ if __name__ == "__main__":
     text = page()
     if "--write" in sys.argv:
         PAGE.write_text(text)
+        README.write_text(in_readme(text))
     sys.stdout.write(text)
