@@ -1,4 +1,4 @@
-"""How figures look, wherever they are drawn: the greys, and matplotlib's settings."""
+"""How figures and pages look, wherever they are made: the greys, matplotlib's and Jinja's settings."""
 
 from __future__ import annotations
 
@@ -19,3 +19,16 @@ STYLE: Any = {
     "text.parse_math": False,
 }
 """For `matplotlib.rc_context`. Text stays text in an SVG, so it takes the page's font."""
+
+
+def pages(package: str) -> Any:
+    """Jinja's environment of the templates in `package`/page: escaping, and strict about names."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader(package, "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

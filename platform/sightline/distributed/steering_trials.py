@@ -3,17 +3,12 @@
 Models live in actors of their own, `resources.workers` of them, loaded at their first trial. A
 trial takes a free one, has its choice judged there, and hands it back; mitigations leave a model
 bit-equal behind. So a search of any length loads the model once for each worker.
-
-What Ray leaves silent is checked as in `sweeps`: a start that was killed before its first
-snapshot begins afresh, Ctrl-C ends the search with an error, and the trials are counted.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 import os
-import shutil
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -27,9 +22,9 @@ from sightline.config.mitigations import to_text
 from sightline.config.model import ModelConfig
 from sightline.config.resources import ResourcesConfig
 from sightline.config.sweep_steering import SteeringObjectives, SteeringSearch
-from sightline.distributed.sweeps import ENVIRONMENT
 from sightline.distributed.tracking import TrackedRun
-from sightline.errors import DataError, StorageError
+from sightline.distributed.tuning import prepare, run_trials
+from sightline.errors import DataError
 from sightline.evaluation.predictions import Predict, PredictConfig
 from sightline.evaluation.scoring import tally
 from sightline.evaluation.steering_search import SteeringChoices, SteeringTrial, objectives
@@ -62,8 +57,7 @@ def search(
 
     Raises StorageError if fewer trials came back than asked.
     """
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    prepare()
     import ray
     from ray import tune
     from ray.util.queue import Queue
@@ -79,17 +73,17 @@ def search(
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, judges=judges, free=free, rows=rows), {"cpu": 0, "memory": 1}
     )
-    # It warns of every trial that has none of the files which we have told it not to write.
-    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     watch = SteeringWatch(task.choices, tracking, settings.trials)
-    results = list(_tuner(trainable, task, settings, resources, folder, watch).fit())
-    ended = sum(bool(result.error) or result.metrics.get("done", False) for result in results)
-    if ended < settings.trials:
-        raise StorageError(
-            expected=f"{settings.trials} finished trials",
-            got=str(ended),
-            hint="start the same command again to go on",
-        )
+    results = run_trials(
+        trainable,
+        folder,
+        watch,
+        trials=settings.trials,
+        # Unbounded, all proposals would be made before the first result is in.
+        max_concurrent_trials=resources.workers,
+        reuse_actors=True,  # a trial's own process does next to nothing
+        search_alg=_optuna(task.choices, settings),
+    )
     return [
         to_trial(task.choices, result.metrics or {}, result.config or {}, str(result.error or ""))
         for result in results
@@ -165,44 +159,6 @@ def to_trial(
         process="" if failed else str(metrics["process"]),
         error=error or ("no report" if failed else ""),
     )
-
-
-def _tuner(
-    trainable: Any,
-    task: SteeringTask,
-    settings: SteeringSearch,
-    resources: ResourcesConfig,
-    folder: Path,
-    watch: Any,
-) -> Any:
-    """A fresh search, or the one that a killed start has left in `folder`."""
-    from ray import tune
-
-    if any(folder.glob("experiment_state-*.json")):
-        return tune.Tuner.restore(str(folder), trainable, resume_unfinished=True, restart_errored=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    return tune.Tuner(
-        trainable,
-        tune_config=tune.TuneConfig(
-            num_samples=settings.trials,
-            # Unbounded, all proposals would be made before the first result is in.
-            max_concurrent_trials=resources.workers,
-            reuse_actors=True,  # a trial's own process does next to nothing
-            trial_dirname_creator=_trial_id,
-            search_alg=_optuna(task.choices, settings),
-        ),
-        run_config=tune.RunConfig(
-            name=folder.name,
-            storage_path=str(folder.parent),
-            failure_config=tune.FailureConfig(max_failures=1),
-            callbacks=[watch],
-            verbose=0,
-        ),
-    )
-
-
-def _trial_id(trial: Any) -> str:
-    return str(trial.trial_id)
 
 
 def _optuna(choices: SteeringChoices, settings: SteeringSearch) -> Any:

@@ -3,17 +3,10 @@
 Features reach the trials through Ray's object store: put there once a site, read in place by
 every trial on the machine (a standardised or bf16 head copies its own site). They hold the rows
 to learn from and to choose by, never the test's.
-
-What Ray leaves silent is checked here. A search that was killed before its first snapshot
-restores to one with a single trial and no error, so it is begun afresh; Ctrl-C would return
-half a search as if it were whole, so Tune's handler is off; and the trials are counted.
 """
 
 from __future__ import annotations
 
-import logging
-import os
-import shutil
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,18 +20,10 @@ from sightline.config.probing import ProbeSettings
 from sightline.config.resources import ResourcesConfig
 from sightline.config.sweep_probe import SearchSettings
 from sightline.distributed.tracking import TrackedRun
-from sightline.errors import StorageError
+from sightline.distributed.tuning import prepare, run_trials
 from sightline.probes.bank import train_bank
 from sightline.probes.epochs import Epoch
 from sightline.probes.search import Course, End, SearchSpace, Trial
-
-ENVIRONMENT = {
-    "RAY_AIR_NEW_OUTPUT": "0",  # no tables; `Watch` says one line a trial
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard files a trial
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "2",  # a killed search repeats no more than this
-}
-"""What Ray Tune is to do and to leave, in every search of ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +50,10 @@ def search(
 
     `features` maps sites to (N, D). Raises StorageError if fewer trials came back than asked.
     """
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    prepare()
     import ray
     from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
 
     from sightline.distributed.search_watch import SearchWatch
 
@@ -77,21 +62,27 @@ def search(
         tune.with_parameters(run_trial, features=references, data=data),
         {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker},
     )
-    # It warns of every trial that has none of the files which we have told it not to write.
-    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     watch = SearchWatch(data, tracking, settings.trials)
-    results = list(_tuner(trainable, data, settings, resources, folder, watch).fit())
-    trials = [
+    results = run_trials(
+        trainable,
+        folder,
+        watch,
+        trials=settings.trials,
+        metric="auroc",
+        mode="max",
+        # Unbounded, all proposals would be made before the first result is in.
+        max_concurrent_trials=resources.workers,
+        search_alg=_optuna(data.space, settings),
+        scheduler=ASHAScheduler(
+            time_attr="epoch",
+            max_t=data.base.epochs,
+            grace_period=settings.grace_epochs,
+            reduction_factor=settings.reduction,
+        ),
+    )
+    return [
         to_trial(data, result.metrics, result.config or {}, str(result.error or "")) for result in results
     ]
-    ended = sum(bool(result.error) or result.metrics.get("done", False) for result in results)
-    if ended < settings.trials:
-        raise StorageError(
-            expected=f"{settings.trials} finished trials",
-            got=str(ended),
-            hint="start the same command again to go on",
-        )
-    return trials
 
 
 def run_trial(choice: dict[str, Any], *, features: Mapping[str, Any], data: SearchData) -> None:
@@ -146,52 +137,6 @@ def to_trial(data: SearchData, metrics: Mapping[str, Any], choice: Mapping[str, 
 def _metrics(course: Course) -> dict[str, Any]:
     """`curve` is all epochs so far: Tune keeps only the last report of a trial."""
     return {"auroc": course.kept[-1], "epoch": len(course.kept), "curve": list(course.kept)}
-
-
-def _tuner(
-    trainable: Any,
-    data: SearchData,
-    settings: SearchSettings,
-    resources: ResourcesConfig,
-    folder: Path,
-    watch: Any,
-) -> Any:
-    """A fresh search, or the one that a killed start has left in `folder`."""
-    from ray import tune
-    from ray.tune.schedulers import ASHAScheduler
-
-    if any(folder.glob("experiment_state-*.json")):
-        return tune.Tuner.restore(str(folder), trainable, resume_unfinished=True, restart_errored=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    return tune.Tuner(
-        trainable,
-        tune_config=tune.TuneConfig(
-            metric="auroc",
-            mode="max",
-            num_samples=settings.trials,
-            # Unbounded, all proposals would be made before the first result is in.
-            max_concurrent_trials=resources.workers,
-            trial_dirname_creator=_trial_id,
-            search_alg=_optuna(data.space, settings),
-            scheduler=ASHAScheduler(
-                time_attr="epoch",
-                max_t=data.base.epochs,
-                grace_period=settings.grace_epochs,
-                reduction_factor=settings.reduction,
-            ),
-        ),
-        run_config=tune.RunConfig(
-            name=folder.name,
-            storage_path=str(folder.parent),
-            failure_config=tune.FailureConfig(max_failures=1),
-            callbacks=[watch],
-            verbose=0,
-        ),
-    )
-
-
-def _trial_id(trial: Any) -> str:
-    return str(trial.trial_id)
 
 
 def _optuna(space: SearchSpace, settings: SearchSettings) -> Any:

@@ -26,6 +26,7 @@ from sightline.evaluation.report import segments
 from sightline.evaluation.scoring import METRICS, benchmark_label
 from sightline.evaluation.thumbnails import image_data_uri
 from sightline.evaluation.wording import amount, metric_label
+from sightline.look import pages
 
 _COST_LABELS = {
     "ms_per_token": ("ms/token", "wall time of generating, by generated token"),
@@ -39,32 +40,27 @@ _COST_LABELS = {
 
 def render_html(report: Mapping[str, Any]) -> str:
     """The page, self-contained. Images that cannot be read get a placeholder."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    pages = Environment(
-        loader=PackageLoader("sightline.evaluation", "page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     benchmarks = report["benchmarks"].values()
-    return pages.get_template("benchmark.html.jinja").render(
-        report=report,
-        counts=f"{len(report['rows'])} rows, {sum(b['questions'] for b in benchmarks):,} questions about "
-        f"{sum(b['images'] for b in benchmarks):,} images",
-        correction=correction(report),
-        toy=any(model["source"] == "world" for model in report["models"].values()),
-        tables=[_table(report, model) for model in report["models"]],
-        examples=[_example(shown) for shown in report["examples"]],
-        refused=[
-            f"{row_name(report, r)} on {r['dataset']}: not compared; {'; '.join(r['reasons'])}"
-            for r in report["refused"]
-        ],
-        faults=faults(report),
-        every=every(report),
-        manifest=manifest(report),
-        config_text=json.dumps(report["config"], indent=2, ensure_ascii=False),
+    return (
+        pages("sightline.evaluation")
+        .get_template("benchmark.html.jinja")
+        .render(
+            report=report,
+            counts=f"{len(report['rows'])} rows, {sum(b['questions'] for b in benchmarks):,} questions about "
+            f"{sum(b['images'] for b in benchmarks):,} images",
+            correction=correction(report),
+            toy=any(model["source"] == "world" for model in report["models"].values()),
+            tables=[_table(report, model) for model in report["models"]],
+            examples=[_example(shown) for shown in report["examples"]],
+            refused=[
+                f"{row_name(report, r)} on {r['dataset']}: not compared; {'; '.join(r['reasons'])}"
+                for r in report["refused"]
+            ],
+            faults=faults(report),
+            every=every(report),
+            manifest=manifest(report),
+            config_text=json.dumps(report["config"], indent=2, ensure_ascii=False),
+        )
     )
 
 

@@ -22,6 +22,7 @@ from sightline.evaluation.run_folder import PAGE, REPORT, Files, plain, write_js
 from sightline.evaluation.scoring import METRICS, benchmark_label, score
 from sightline.evaluation.thumbnails import image_data_uri
 from sightline.evaluation.wording import amount, headline, metric_label, number, trend, unit
+from sightline.look import pages
 from sightline.metrics.objects import Lexicon
 
 FIGURE = "before_after.png"
@@ -105,30 +106,25 @@ def write_report(files: Files, report: Mapping[str, Any]) -> None:
 
 def render_html(report: Mapping[str, Any]) -> str:
     """The page of a report, self-contained. Images that cannot be read get a placeholder."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     from sightline.evaluation import figures
 
-    pages = Environment(
-        loader=PackageLoader("sightline.evaluation", "page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     rows = [_table_row(row, report) for row in report["comparison"]]
     by_name = {row["name"]: row for row in rows}
-    return pages.get_template("report.html.jinja").render(
-        report=report,
-        rows=rows,
-        tiles=[by_name[name] for name in _TILES if name in by_name],
-        forest=figures.forest_svg(report["comparison"]) if rows else "",
-        curves=figures.curves_svg(report["training"]) if report["training"] else "",
-        mining=_mining_groups(report["mining"]),
-        examples=[_example_view(shown) for shown in report["examples"]],
-        manifest=_manifest_lines(report),
-        config_text=json.dumps(report["config"], indent=2, ensure_ascii=False),
-        toy=_is_toy(report["config"]),
+    return (
+        pages("sightline.evaluation")
+        .get_template("report.html.jinja")
+        .render(
+            report=report,
+            rows=rows,
+            tiles=[by_name[name] for name in _TILES if name in by_name],
+            forest=figures.forest_svg(report["comparison"]) if rows else "",
+            curves=figures.curves_svg(report["training"]) if report["training"] else "",
+            mining=_mining_groups(report["mining"]),
+            examples=[_example_view(shown) for shown in report["examples"]],
+            manifest=_manifest_lines(report),
+            config_text=json.dumps(report["config"], indent=2, ensure_ascii=False),
+            toy=_is_toy(report["config"]),
+        )
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from sightline.activations.sites import EMBEDDING, KINDS, Site
 from sightline.errors import DataError
+from sightline.look import pages
 from sightline.probes.artifact import Probe
 from sightline.probes.controls import best_control
 from sightline.probes.results import strict
@@ -120,25 +121,20 @@ def write_bank(folder: str | Path, report: Mapping[str, Any]) -> None:
 
 def render_html(report: Mapping[str, Any]) -> str:
     """The page of a bank, one file that needs nothing beside it."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     from sightline.probes import bank_figure, figures
 
-    pages = Environment(
-        loader=PackageLoader("sightline.probes", "page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return pages.get_template("summary.html.jinja").render(
-        report=report,
-        bank=bank_figure.bank_svg(report),
-        best=figures.best_svg(report["best_result"]),
-        interval=figures.interval,
-        manifest=_manifest_lines(report),
-        best_site=next(site for site in report["sites"] if site["site"] == report["best"]),
-        rival=best_control(report["controls"]),
+    return (
+        pages("sightline.probes")
+        .get_template("summary.html.jinja")
+        .render(
+            report=report,
+            bank=bank_figure.bank_svg(report),
+            best=figures.best_svg(report["best_result"]),
+            interval=figures.interval,
+            manifest=_manifest_lines(report),
+            best_site=next(site for site in report["sites"] if site["site"] == report["best"]),
+            rival=best_control(report["controls"]),
+        )
     )
 
 
